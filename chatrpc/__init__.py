@@ -1,0 +1,1 @@
+"""chatrpc: a gRPC chat backend that remembers."""

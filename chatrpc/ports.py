@@ -1,0 +1,120 @@
+"""Ports: the places where chatrpc has more than one real implementation to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatrpc.domain import FinishReason, Message, PromptMessage, Sampling, Usage
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSpace:
+    """Vectors are comparable only within one space.
+
+    Attributes:
+        name: For people, such as `all-MiniLM-L6-v2/onnx-fp32`.
+        fingerprint: Hex digest over weights, precision, pooling and text template; the space's identity.
+        dimension: Length of a vector.
+        floor: Lowest cosine that may enter a context, calibrated for this model.
+        max_tokens: Longer texts are cut by the model; split them before.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    floor: float
+    max_tokens: int
+
+
+class Embedder(Protocol):
+    """Turns text into unit vectors. Safe to call from many tasks at once; it batches them."""
+
+    @property
+    def space(self) -> EmbeddingSpace: ...
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts; shape `(len(texts), dimension)`, float32, each row of length 1.
+
+        Raises:
+            Unavailable: The embedder cannot be reached.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What a language model is asked.
+
+    Attributes:
+        model: Name of the model; None takes the implementation's default.
+        max_output_tokens: Never more than the budget's output reserve.
+    """
+
+    prompt: tuple[PromptMessage, ...]
+    model: str | None
+    sampling: Sampling
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A further piece of the reply; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFinished:
+    """The last event of a stream that ended by itself."""
+
+    reason: FinishReason
+    model: str
+    usage: Usage
+
+
+ModelEvent = TextDelta | ModelFinished
+
+
+class ChatModel(Protocol):
+    """A language model that streams."""
+
+    def model_name(self, requested: str | None) -> str:
+        """Name of the model that would answer a request for `requested`."""
+        ...
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        """Stream one reply: text deltas, then one ModelFinished. Closing the generator, or cancelling the task
+        that iterates it, closes the provider's request at once.
+
+        Raises:
+            Unavailable: The endpoint cannot be reached, is overloaded, went silent or cut the stream.
+            ModelRejected: The endpoint refuses the request for good.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Summarizer(Protocol):
+    """Folds messages into a rolling summary."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
+        """A new summary of all that `previous` covers and of `messages`, at most `max_tokens` long.
+
+        Raises:
+            SummaryRefused: The output is empty, bloated or truncated; the old summary stays.
+            Unavailable, ModelRejected: As ChatModel.
+        """
+        ...

@@ -1,0 +1,224 @@
+"""Settings, read from the environment once, at start.
+
+This is the only module that reads the environment. Each room takes its own section, so a signature shows
+what a part depends on. `.env.example` lists every variable; a test keeps it complete.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from chatrpc.errors import SettingsError
+
+
+class DatabaseSettings(BaseSettings):
+    """PostgreSQL 16 or later with pgvector 0.8 or later."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_DATABASE_")
+
+    url: str = Field(description="libpq URL of the database, as the login role of the server.")
+    migration_url: str | None = Field(
+        default=None,
+        description="libpq URL of a role that owns the schema; the database's own URL where absent.",
+    )
+    role: str = Field(
+        default="chatrpc_server",
+        description="Role taken after login; row-level security binds it. Migrations create it.",
+    )
+    pool_size: int = Field(default=10, ge=1, le=500, description="Connections that one process opens at most.")
+    connect_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a connection of the pool.")
+
+
+class AuthSettings(BaseSettings):
+    """Who may call: one issuer of RS256 or ES256 tokens and where its keys stand."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_AUTH_")
+
+    issuer: str = Field(min_length=1, description="The `iss` claim that tokens must bear.")
+    jwks_url: str | None = Field(default=None, description="HTTP(S) address of the issuer's JSON Web Key Set.")
+    jwks_file: str | None = Field(default=None, description="Path of a JSON Web Key Set, instead of an address.")
+    audience: str | None = Field(default=None, description="The `aud` claim that tokens must bear, if any.")
+    client_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Comma-separated `client_id` claims that are accepted (AWS Cognito's access tokens have no `aud`).",
+    )
+    jwks_refresh: float = Field(default=300.0, gt=0, description="Seconds after which the key set is fetched anew.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_client_ids(cls, values: dict[str, object]) -> dict[str, object]:
+        ids = values.get("client_ids")
+        if isinstance(ids, str):
+            values["client_ids"] = tuple(part.strip() for part in ids.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _one_key_source(self) -> Self:
+        if (self.jwks_url is None) == (self.jwks_file is None):
+            raise ValueError("set exactly one of CHATRPC_AUTH_JWKS_URL and CHATRPC_AUTH_JWKS_FILE")
+        return self
+
+
+class ModelSettings(BaseSettings):
+    """The language model: any OpenAI-compatible endpoint; without one, the offline model answers."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_MODEL_")
+
+    base_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible API.")
+    api_key: SecretStr | None = Field(default=None, description="Key for it; some local servers need none.")
+    name: str | None = Field(default=None, description="Model that answers where a conversation names none.")
+    summary_name: str | None = Field(default=None, description="Model that writes summaries; `name` where absent.")
+    connect_timeout: float = Field(default=5.0, gt=0, description="Seconds to connect.")
+    first_token_timeout: float = Field(default=60.0, gt=0, description="Seconds until the first token.")
+    token_timeout: float = Field(default=30.0, gt=0, description="Seconds between two tokens.")
+    max_retries: int = Field(default=2, ge=0, le=10, description="Retries before the first token, never after it.")
+    context_window: int = Field(default=16_384, ge=1_024, description="Tokens that the model takes, output included.")
+    output_reserve: int = Field(default=2_048, ge=64, description="Tokens of the window kept for the reply.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.base_url is not None and self.name is None:
+            raise ValueError("CHATRPC_MODEL_BASE_URL needs CHATRPC_MODEL_NAME")
+        if self.base_url is None and (self.name is not None or self.api_key is not None):
+            raise ValueError("CHATRPC_MODEL_NAME and CHATRPC_MODEL_API_KEY need CHATRPC_MODEL_BASE_URL")
+        if self.output_reserve > self.context_window // 2:
+            raise ValueError("CHATRPC_MODEL_OUTPUT_RESERVE must be at most half of CHATRPC_MODEL_CONTEXT_WINDOW")
+        return self
+
+
+class EmbedderSettings(BaseSettings):
+    """Which embedding model, and how it runs."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_EMBEDDER_")
+
+    kind: Literal["onnx", "sentence-transformers", "openai"] = Field(
+        default="onnx", description="onnx (no PyTorch), sentence-transformers (the extra), or openai (an endpoint)."
+    )
+    model: str | None = Field(
+        default=None,
+        description="Folder of a BERT-family Sentence Transformers model (onnx), or a model name; "
+        "the packaged all-MiniLM-L6-v2 where absent.",
+    )
+    base_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible embeddings API.")
+    api_key: SecretStr | None = Field(default=None, description="Key for it.")
+    dimension: int | None = Field(default=None, ge=8, le=4_000, description="Vector length of an `openai` embedder.")
+    floor: float | None = Field(
+        default=None, ge=0, le=1, description="Lowest cosine that may enter a context; the model's own where absent."
+    )
+    cache_dir: str | None = Field(default=None, description="Where the ONNX graph is kept; the user's cache if absent.")
+    threads: int = Field(default=1, ge=1, le=64, description="CPU threads of one inference.")
+    max_batch: int = Field(default=32, ge=1, le=512, description="Texts embedded in one inference at most.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "openai" and (self.base_url is None or self.model is None or self.dimension is None):
+            raise ValueError(
+                "CHATRPC_EMBEDDER_KIND=openai needs CHATRPC_EMBEDDER_BASE_URL, _MODEL and _DIMENSION"
+            )
+        if self.kind != "openai" and self.base_url is not None:
+            raise ValueError("CHATRPC_EMBEDDER_BASE_URL needs CHATRPC_EMBEDDER_KIND=openai")
+        return self
+
+
+class ContextSettings(BaseSettings):
+    """What the model sees."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_CONTEXT_")
+
+    hot_path: int = Field(default=10, ge=2, le=1_000, description="K: the newest messages that always stay verbatim.")
+    fold: int = Field(default=10, ge=2, le=1_000, description="B: messages folded into the summary in one step.")
+    summary_tokens: int = Field(default=512, ge=64, le=8_192, description="Length of a summary at most, in tokens.")
+    hits: int = Field(default=8, ge=0, le=100, description="Retrieved items that enter a context at most.")
+    cache_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=1024 * 1024, description="Memory of the hot paths of one process."
+    )
+    retrieval_timeout: float = Field(
+        default=2.0, gt=0, description="Seconds after which a reply goes on without retrieved items."
+    )
+
+
+class ServerSettings(BaseSettings):
+    """The gRPC server."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_SERVER_")
+
+    host: str = Field(default="0.0.0.0", description="Address to listen on.")
+    port: int = Field(default=50_051, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    coalesce_ms: int = Field(default=40, ge=0, le=1_000, description="Window in which tokens share one delta event.")
+    max_message_bytes: int = Field(
+        default=1024 * 1024, ge=64 * 1024, le=64 * 1024 * 1024, description="Largest request that is read."
+    )
+    max_streams: int = Field(default=100, ge=1, le=10_000, description="Concurrent calls on one connection at most.")
+    max_turns_per_stream: int = Field(default=16, ge=1, le=1_000, description="Running turns on one Chat stream.")
+    heartbeat: float = Field(default=20.0, gt=0, description="Seconds of silence after which a stream sends a pong.")
+    drain_grace: float = Field(default=30.0, ge=0, description="Seconds that running replies get after SIGTERM.")
+    embedded_worker: bool = Field(default=True, description="Whether `chatrpc serve` also does the background work.")
+
+
+class EdgeSettings(BaseSettings):
+    """Envoy, in front of the server."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_EDGE_")
+
+    host: str = Field(default="0.0.0.0", description="Address that Envoy listens on.")
+    port: int = Field(default=8_080, ge=1, le=65_535, description="Port that Envoy listens on.")
+    admin_port: int = Field(default=9_901, ge=1, le=65_535, description="Envoy's admin port, on loopback only.")
+    upstream_host: str = Field(default="127.0.0.1", description="Host name of the chatrpc servers.")
+    upstream_port: int = Field(default=50_051, ge=1, le=65_535, description="Port of the chatrpc servers.")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Comma-separated origins of pages that may call by gRPC-web; `*` allows any."
+    )
+    requests_per_second: int = Field(default=2_000, ge=1, description="Calls per second that one Envoy admits.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_origins(cls, values: dict[str, object]) -> dict[str, object]:
+        origins = values.get("allowed_origins")
+        if isinstance(origins, str):
+            values["allowed_origins"] = tuple(part.strip() for part in origins.split(",") if part.strip())
+        return values
+
+
+class LogSettings(BaseSettings):
+    """Structured logs on standard error."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_LOG_")
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level shown.")
+    format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
+
+
+SECTIONS: tuple[type[BaseSettings], ...] = (
+    DatabaseSettings,
+    AuthSettings,
+    ModelSettings,
+    EmbedderSettings,
+    ContextSettings,
+    ServerSettings,
+    EdgeSettings,
+    LogSettings,
+)
+
+Section = TypeVar("Section", bound=BaseSettings)
+
+
+def load(section: type[Section]) -> Section:
+    """Read one section from the environment.
+
+    Raises:
+        SettingsError: A variable is missing, malformed or contradicts another; the sentence names it.
+    """
+    try:
+        return section()
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        prefix = section.model_config.get("env_prefix", "")
+        name = "".join(str(part) for part in problem["loc"][:1])
+        if problem["type"] == "missing":
+            raise SettingsError(f"{prefix}{name.upper()} is not set.") from None
+        if not name:
+            raise SettingsError(problem["msg"].removeprefix("Value error, ") + ".") from None
+        raise SettingsError(f"{prefix}{name.upper()}: {problem['msg']}.") from None
