@@ -357,3 +357,53 @@ class AssembledContext:
 
     prompt: tuple[PromptMessage, ...]
     report: ContextReport
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """A message that a caller wants to say; see `chatapi.v1.OutgoingMessage`.
+
+    Attributes:
+        coalesce_window: Seconds in which tokens share one delta event; None takes the server's own.
+    """
+
+    conversation_id: UUID
+    client_message_id: str
+    parts: tuple[Part, ...]
+    parent_id: UUID | None = None
+    settings: TurnSettings = field(default_factory=TurnSettings)
+    coalesce_window: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message is committed, and its reply has a place.
+
+    Attributes:
+        reply: The reply's row; PENDING and of attempt 1 unless `duplicate`.
+        path: Path from the root to `message`, itself included.
+        revision_before: Revision that the append found; a cached hot path of this revision is not stale.
+        settings: The conversation's settings.
+        turn_settings: The settings stored for this turn: those of the first send.
+    """
+
+    message: Message
+    reply: Message
+    path: Path
+    duplicate: bool
+    revision_before: int
+    settings: TurnSettings
+    turn_settings: TurnSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a listing goes on.
+
+    Attributes:
+        size: Items at most.
+        after: Opaque position from the previous page's `next`, or None for the first page.
+    """
+
+    size: int
+    after: str | None = None

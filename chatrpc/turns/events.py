@@ -1,0 +1,60 @@
+"""The events of a reply, as every reader sees them.
+
+An event is named by `(reply_id, attempt, sequence)`; sequences of an attempt run from 1 without gaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from chatrpc.domain import ContextReport, Message
+from chatrpc.errors import ChatError
+
+
+@dataclass(frozen=True, slots=True)
+class ContextBuilt:
+    """What the model is given."""
+
+    report: ContextReport
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Further text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The reply is stored, complete or cancelled; the last event."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The reply is stored as failed; the last event."""
+
+    error: ChatError
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A new attempt begins; what was shown of the reply is void. Always the first event of an attempt above 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEvent:
+    """One event of a reply."""
+
+    reply_id: UUID
+    attempt: int
+    sequence: int
+    event: ContextBuilt | Delta | Completed | Failed | Restarted
+
+    @property
+    def last(self) -> bool:
+        return isinstance(self.event, Completed | Failed)
