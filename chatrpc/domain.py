@@ -298,9 +298,9 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class VerbatimRef:
-    """A message that stands word for word in the prompt."""
+    """A message that stands word for word in the prompt; the query of a dry run has no id and the sequence 0."""
 
-    message_id: UUID
+    message_id: UUID | None
     sequence: int
     tokens: int
 
@@ -311,7 +311,7 @@ class ContextReport:
 
     Attributes:
         revision: Revision of the conversation that the context was built at.
-        summary_version: None where no summary was used.
+        summary_version, summary_anchor_id: None where no summary was used.
         summarized_through_depth: Messages 1..this of the path are inside the summary; 0 without one.
         verbatim: In the order of the prompt; the query itself is the last.
         section_tokens: Upper estimate, by section.
@@ -334,6 +334,7 @@ class ContextReport:
     model: str
     assembly_micros: int = 0
     embedding_micros: int = 0
+    summary_anchor_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
