@@ -6,6 +6,7 @@ what a part depends on. `.env.example` lists every variable; a test keeps it com
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -89,6 +90,12 @@ class ModelSettings(BaseSettings):
         return self
 
 
+def _user_cache_dir() -> str:
+    """By the XDG base directory specification, which has relative paths ignored."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "chatrpc")
+
+
 class EmbedderSettings(BaseSettings):
     """Which embedding model, and how it runs."""
 
@@ -108,7 +115,9 @@ class EmbedderSettings(BaseSettings):
     floor: float | None = Field(
         default=None, ge=0, le=1, description="Lowest cosine that may enter a context; the model's own where absent."
     )
-    cache_dir: str | None = Field(default=None, description="Where the ONNX graph is kept; the user's cache if absent.")
+    cache_dir: str = Field(
+        default_factory=_user_cache_dir, description="Where the ONNX graph is kept; the user's cache where absent."
+    )
     threads: int = Field(default=1, ge=1, le=64, description="CPU threads of one inference.")
     max_batch: int = Field(default=32, ge=1, le=512, description="Texts embedded in one inference at most.")
 
