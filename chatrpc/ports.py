@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chatrpc.domain import FinishReason, Message, PromptMessage, Sampling, Usage
 
 Vectors = NDArray[np.float32]
+Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

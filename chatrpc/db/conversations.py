@@ -1,0 +1,240 @@
+"""Conversations and the listing of their messages, by SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from uuid_utils.compat import uuid7
+
+from chatrpc.db.codec import message_of, settings_to_json
+from chatrpc.db.engine import Database
+from chatrpc.db.recall import conversation_of
+from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
+from chatrpc.domain import Conversation, Message, Page, TurnSettings
+from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Reason
+
+# A page ends early once its texts are this long, so that an answer stays below a gRPC message's usual 4 MiB.
+PAGE_CHARACTERS = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationChanges:
+    """New values; None leaves the old."""
+
+    title: str | None = None
+    settings: TurnSettings | None = None
+    labels: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionCounts:
+    """What a deletion removed."""
+
+    messages: int
+    summaries: int
+    vectors: int
+    context_reports: int
+
+
+class Conversations:
+    """Creates, reads, lists, changes and deletes conversations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(
+        self, user_id: UUID, *, title: str, settings: TurnSettings, labels: dict[str, str], request_id: str | None
+    ) -> Conversation:
+        """Create a conversation, or return that of an earlier request with the same id and content.
+
+        Raises:
+            AlreadyExists: The request id was used for other content.
+        """
+        values: dict[str, Any] = {"title": title, "settings": settings_to_json(settings), "labels": labels}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+        async with self._database.session(user_id) as session:
+            statement = upsert(ConversationRow).values(
+                user_id=user_id, id=uuid7(), request_id=request_id, request_hash=digest, **values
+            )
+            created = await session.execute(statement.on_conflict_do_nothing().returning(ConversationRow))
+            row = created.mappings().one_or_none()
+            if row is None:
+                found = await session.execute(
+                    select(ConversationRow).where(
+                        ConversationRow.user_id == user_id, ConversationRow.request_id == request_id
+                    )
+                )
+                row = found.mappings().one()
+                if row["request_hash"] != digest:
+                    raise AlreadyExists(
+                        Reason.REQUEST_ID_REUSED,
+                        "conversation",
+                        str(request_id),
+                        f"request_id {request_id!r} was used for another conversation; choose a new one.",
+                    )
+            return conversation_of(dict(row))
+
+    async def get(self, user_id: UUID, conversation_id: UUID) -> Conversation:
+        """Raises NotFound."""
+        async with self._database.session(user_id) as session:
+            rows = await session.execute(select(ConversationRow).where(*_key(user_id, conversation_id)))
+            row = rows.mappings().one_or_none()
+        if row is None:
+            raise _not_found(conversation_id)
+        return conversation_of(dict(row))
+
+    async def list(
+        self, user_id: UUID, page: Page, *, title_contains: str = "", labels: dict[str, str] | None = None
+    ) -> tuple[list[Conversation], str | None]:
+        """A page of conversations, the most recently changed first, and where the next begins."""
+        query = (
+            select(ConversationRow)
+            .where(ConversationRow.user_id == user_id)
+            .order_by(ConversationRow.updated_at.desc(), ConversationRow.id.desc())
+            .limit(page.size + 1)
+        )
+        if title_contains:
+            query = query.where(ConversationRow.title.icontains(title_contains, autoescape=True))
+        if labels:
+            query = query.where(ConversationRow.labels.contains(labels))
+        if page.after is not None:
+            updated_at, conversation_id = _position(page.after)
+            query = query.where(tuple_(ConversationRow.updated_at, ConversationRow.id) < (updated_at, conversation_id))
+        async with self._database.session(user_id) as session:
+            rows = (await session.execute(query)).mappings().all()
+        found = [conversation_of(dict(row)) for row in rows[: page.size]]
+        more = len(rows) > page.size
+        return found, f"{found[-1].updated_at.isoformat()} {found[-1].id}" if more else None
+
+    async def update(
+        self,
+        user_id: UUID,
+        conversation_id: UUID,
+        changes: ConversationChanges,
+        expected_revision: int | None = None,
+    ) -> Conversation:
+        """Change a conversation.
+
+        Raises:
+            NotFound: No such conversation.
+            Conflict: It is not at the expected revision.
+        """
+        values: dict[str, Any] = {}
+        if changes.title is not None:
+            values["title"] = changes.title
+        if changes.settings is not None:
+            values["settings"] = settings_to_json(changes.settings)
+        if changes.labels is not None:
+            values["labels"] = changes.labels
+        async with self._database.session(user_id) as session:
+            key = _key(user_id, conversation_id)
+            rows = await session.execute(select(ConversationRow.revision).where(*key).with_for_update())
+            revision = rows.scalar_one_or_none()
+            if revision is None:
+                raise _not_found(conversation_id)
+            if expected_revision is not None and revision != expected_revision:
+                raise Conflict(
+                    Reason.REVISION_CONFLICT,
+                    f"The conversation is at revision {revision}, not {expected_revision}; read it again.",
+                )
+            statement = update(ConversationRow).where(*key).values(revision=revision + 1, **values)
+            changed = await session.execute(statement.values(updated_at=func.now()).returning(ConversationRow))
+            return conversation_of(dict(changed.mappings().one()))
+
+    async def delete(self, user_id: UUID, conversation_id: UUID) -> DeletionCounts:
+        """Delete a conversation with all that was derived from it. Raises NotFound."""
+        async with self._database.session(user_id) as session:
+            key = _key(user_id, conversation_id)
+            locked = await session.execute(select(ConversationRow.id).where(*key).with_for_update())
+            if locked.scalar_one_or_none() is None:
+                raise _not_found(conversation_id)
+            counts = []
+            for table in (MessageRow, SummaryRow, EmbeddingRow, ContextReportRow):
+                removed = await session.execute(
+                    delete(table).where(table.user_id == user_id, table.conversation_id == conversation_id)
+                )
+                counts.append(removed.rowcount)
+            await session.execute(delete(ConversationRow).where(*key))
+        return DeletionCounts(*counts)
+
+    async def messages(
+        self,
+        user_id: UUID,
+        conversation_id: UUID,
+        page: Page,
+        *,
+        newest_first: bool = False,
+        all_branches: bool = False,
+    ) -> tuple[list[Message], str | None]:
+        """A page of messages of the active path by depth, or of all branches by sequence, and where the next begins.
+
+        Raises:
+            NotFound: No such conversation.
+            InvalidInput: The position is none of this listing's.
+        """
+        async with self._database.session(user_id) as session:
+            rows = await session.execute(select(ConversationRow).where(*_key(user_id, conversation_id)))
+            row = rows.mappings().one_or_none()
+            if row is None:
+                raise _not_found(conversation_id)
+            place = MessageRow.sequence if all_branches else MessageRow.depth
+            query = select(MessageRow).where(
+                MessageRow.user_id == user_id, MessageRow.conversation_id == conversation_id
+            )
+            if not all_branches:
+                segments: list[ColumnElement[bool]] = [
+                    (MessageRow.branch == branch) & (MessageRow.depth <= depth)
+                    for branch, depth in conversation_of(dict(row)).path
+                ]
+                query = query.where(or_(False, *segments))
+            if page.after is not None:
+                after = _number(page.after)
+                query = query.where(place < after if newest_first else place > after)
+            query = query.order_by(place.desc() if newest_first else place.asc()).limit(page.size + 1)
+            found = [message_of(message) for message in (await session.execute(query)).mappings()]
+        shown = _fitting(found[: page.size])
+        more = len(found) > len(shown)
+        last = shown[-1] if shown else None
+        if not more or last is None:
+            return shown, None
+        return shown, str(last.sequence if all_branches else last.depth)
+
+
+def _fitting(messages: list[Message]) -> list[Message]:
+    """As many messages as an answer may hold, one at least."""
+    total = 0
+    for index, message in enumerate(messages):
+        total += len(message.text)
+        if total > PAGE_CHARACTERS and index > 0:
+            return messages[:index]
+    return messages
+
+
+def _key(user_id: UUID, conversation_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return ConversationRow.user_id == user_id, ConversationRow.id == conversation_id
+
+
+def _not_found(conversation_id: UUID) -> NotFound:
+    return NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
+
+
+def _position(after: str) -> tuple[datetime, UUID]:
+    try:
+        moment, _, conversation_id = after.partition(" ")
+        return datetime.fromisoformat(moment), UUID(conversation_id)
+    except ValueError:
+        raise InvalidInput("page_token", "The page token is not one of this listing's.") from None
+
+
+def _number(after: str) -> int:
+    try:
+        return int(after)
+    except ValueError:
+        raise InvalidInput("page_token", "The page token is not one of this listing's.") from None

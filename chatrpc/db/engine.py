@@ -1,0 +1,161 @@
+"""One pool of connections for psycopg and SQLAlchemy alike, bound to one user at a time by row-level security."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from pgvector.psycopg import register_vector_async
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row, tuple_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from sqlalchemy import NullPool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection as SqlConnection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from chatrpc.errors import Reason, SettingsError, Unavailable
+from chatrpc.settings import DatabaseSettings
+
+Connection = AsyncConnection[DictRow]
+Params = Mapping[str, Any] | Sequence[Any]
+
+SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes."""
+    try:
+        yield
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        raise _unavailable() from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.OperationalError):
+            raise _unavailable() from error
+        raise
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached; try again.", retry_after=1.0)
+
+
+class Database:
+    """The way to PostgreSQL. Every method that names a user runs where row-level security shows that user alone."""
+
+    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+        self._pool = pool
+        self._engine = create_async_engine(
+            "postgresql+psycopg://",
+            poolclass=NullPool,
+            async_creator=self._checkout,
+        )
+
+    async def _checkout(self) -> Connection:
+        connection = await self._pool.getconn()
+        # SQLAlchemy expects psycopg's defaults; the pool undoes this at return.
+        await connection.set_autocommit(False)
+        connection.row_factory = tuple_row  # type: ignore[assignment]
+        return connection
+
+    async def call(self, query: str, params: Params) -> DictRow | None:
+        """Run one statement that sets the user by itself, such as `append_message`: one round trip.
+
+        The caller names no user here, because the statement does.
+        """
+        async with translated(), self._pool.connection() as connection:
+            cursor = await connection.execute(query, params, prepare=True, binary=True)
+            return await cursor.fetchone()
+
+    async def query(self, user_id: UUID, *statements: tuple[str, Params]) -> list[list[DictRow]]:
+        """Run statements as one transaction of one user, pipelined: one round trip in all."""
+        async with translated(), self._pool.connection() as connection:
+            async with connection.pipeline():
+                await connection.execute(SET_USER, (str(user_id),), prepare=True)
+                cursors = [
+                    await connection.execute(query, params, prepare=True, binary=True) for query, params in statements
+                ]
+            # Only the end of the pipeline brings the results.
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    @asynccontextmanager
+    async def transaction(self, user_id: UUID) -> AsyncIterator[Connection]:
+        """A transaction of one user, for statements that depend on each other."""
+        async with translated(), self._pool.connection() as connection, connection.transaction():
+            await connection.execute(SET_USER, (str(user_id),))
+            yield connection
+
+    @asynccontextmanager
+    async def session(self, user_id: UUID) -> AsyncIterator[SqlConnection]:
+        """A transaction of one user, for SQLAlchemy Core."""
+        async with translated(), self._engine.begin() as connection:
+            await connection.execute(
+                text("SELECT set_config('chatrpc.user_id', :user_id, true)"), {"user_id": str(user_id)}
+            )
+            yield connection
+
+    @asynccontextmanager
+    async def unbound(self) -> AsyncIterator[Connection]:
+        """A connection for tables that belong to no user; row-level security hides all others."""
+        async with translated(), self._pool.connection() as connection:
+            yield connection
+
+
+async def _configure(connection: Connection) -> None:
+    await register_vector_async(connection)
+
+
+async def _reset(connection: Connection) -> None:
+    await connection.set_autocommit(True)
+    connection.row_factory = dict_row
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """Open the pool; it connects when it is first used, and again after the database was away."""
+    # Plans are made anew for vector queries, because users differ in size by orders of magnitude.
+    options = "-c plan_cache_mode=force_custom_plan"
+    if settings.role:
+        options += f" -c role={settings.role}"
+    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        settings.url,
+        min_size=1,
+        max_size=settings.pool_size,
+        timeout=settings.connect_timeout,
+        kwargs={"autocommit": True, "options": options, "row_factory": dict_row},
+        configure=_configure,
+        reset=_reset,
+        check=None,
+        close_returns=True,
+        open=False,
+        name="chatrpc",
+        reconnect_timeout=settings.connect_timeout,
+    )
+    await pool.open(wait=False)
+    try:
+        yield Database(pool)
+    finally:
+        await pool.close()
+
+
+async def require_row_level_security(database: Database) -> None:
+    """Refuse to run as a role that row-level security does not bind, such as a superuser or the schema's owner.
+
+    Raises:
+        SettingsError: The role is not bound, or the schema is missing.
+        Unavailable: The database cannot be reached.
+    """
+    async with database.unbound() as connection:
+        try:
+            cursor = await connection.execute("SELECT row_security_active('messages') AS bound, current_user AS role")
+        except psycopg.errors.UndefinedTable:
+            raise SettingsError("The database has no chatrpc schema; run `chatrpc migrate` first.") from None
+        row = await cursor.fetchone()
+    if row is None or not row["bound"]:
+        role = row["role"] if row else "?"
+        raise SettingsError(
+            f"Row-level security does not bind the role {role!r}; set CHATRPC_DATABASE_ROLE to chatrpc_server."
+        )

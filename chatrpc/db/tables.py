@@ -1,0 +1,245 @@
+"""The schema as SQLAlchemy models; the migrations create it, and a test holds the two equal.
+
+Every key begins with `user_id`, so that one user's work touches one partition, and so that the schema is ready to be
+distributed by `user_id`. `messages` and `embeddings` are hash partitioned; the partitions are made by the migrations.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    Uuid,
+)
+from sqlalchemy import text as sql_text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of all models."""
+
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        UUID: Uuid(),
+        dict[str, Any]: JSONB,
+        list[dict[str, Any]]: JSONB,
+        list[int]: ARRAY(Integer),
+    }
+
+
+class ConversationRow(Base):
+    """A conversation.
+
+    `lineage` holds the older segments of the active path, flattened as branch, last depth, branch, last depth, ...; the
+    path's last segment is `(head_branch, head_depth)`. No index covers a column that an append changes, so that the
+    update stays within its page (HOT).
+    """
+
+    __tablename__ = "conversations"
+    __table_args__ = (
+        Index(
+            "conversations_request_id_key",
+            "user_id",
+            "request_id",
+            unique=True,
+            postgresql_where=sql_text("request_id IS NOT NULL"),
+        ),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(Text)
+    settings: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any]]
+    request_id: Mapped[str | None] = mapped_column(Text)
+    request_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    revision: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    head_id: Mapped[UUID | None]
+    head_branch: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    head_depth: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    lineage: Mapped[list[int]] = mapped_column(server_default=sql_text("'{}'"))
+    last_branch: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    last_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+
+
+class BranchRow(Base):
+    """A branch other than the first (0): `lineage` as in conversations, without the branch's own segment."""
+
+    __tablename__ = "branches"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "conversation_id"], ["conversations.user_id", "conversations.id"], ondelete="CASCADE"
+        ),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    branch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    lineage: Mapped[list[int]]
+
+
+class MessageRow(Base):
+    """A message, the user's or the assistant's; found by its place in the tree or by its id."""
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        Index("messages_id_key", "user_id", "id", unique=True),
+        Index(
+            "messages_client_message_id_key",
+            "user_id",
+            "conversation_id",
+            "client_message_id",
+            unique=True,
+            postgresql_where=sql_text("client_message_id IS NOT NULL"),
+        ),
+        {"postgresql_partition_by": "HASH (user_id)"},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    branch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    depth: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    id: Mapped[UUID]
+    parent_id: Mapped[UUID | None]
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    role: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text)
+    parts: Mapped[list[dict[str, Any]]]
+    tokens: Mapped[int] = mapped_column(Integer)
+    client_message_id: Mapped[str | None] = mapped_column(Text)
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    turn_settings: Mapped[dict[str, Any] | None]
+    actor: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    owner: Mapped[UUID | None]
+    model: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Text)
+    usage: Mapped[dict[str, Any] | None]
+    delta_ends: Mapped[list[int] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    finished_at: Mapped[datetime | None]
+
+
+class SummaryRow(Base):
+    """A version of a rolling summary; rows are only ever added."""
+
+    __tablename__ = "summaries"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "conversation_id"], ["conversations.user_id", "conversations.id"], ondelete="CASCADE"
+        ),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    previous_version: Mapped[int | None] = mapped_column(BigInteger)
+    anchor_id: Mapped[UUID]
+    anchor_branch: Mapped[int] = mapped_column(Integer)
+    anchor_depth: Mapped[int] = mapped_column(Integer)
+    text: Mapped[str] = mapped_column(Text)
+    tokens: Mapped[int] = mapped_column(Integer)
+    model: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+
+
+class ContextReportRow(Base):
+    """What the model was given for one reply."""
+
+    __tablename__ = "context_reports"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    reply_id: Mapped[UUID] = mapped_column(primary_key=True)
+    report: Mapped[dict[str, Any]]
+
+
+class EmbeddingSpaceRow(Base):
+    """An embedding model that vectors were made with."""
+
+    __tablename__ = "embedding_spaces"
+
+    id: Mapped[int] = mapped_column(SmallInteger, Identity(always=True), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    dimension: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+
+
+class EmbeddingRow(Base):
+    """The vector of a passage of a message.
+
+    `active` says whether the message lies on its conversation's active path. Half precision halves the row, and a
+    table of their own keeps vectors off the messages' pages.
+    """
+
+    __tablename__ = "embeddings"
+    __table_args__ = (
+        Index("embeddings_conversation_idx", "user_id", "conversation_id"),
+        {"postgresql_partition_by": "HASH (user_id)"},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    space_id: Mapped[int] = mapped_column(SmallInteger, ForeignKey("embedding_spaces.id"), primary_key=True)
+    message_id: Mapped[UUID] = mapped_column(primary_key=True)
+    passage: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    conversation_id: Mapped[UUID]
+    branch: Mapped[int] = mapped_column(Integer)
+    depth: Mapped[int] = mapped_column(Integer)
+    active: Mapped[bool] = mapped_column(Boolean)
+    span_start: Mapped[int] = mapped_column(Integer)
+    span_end: Mapped[int] = mapped_column(Integer)
+    embedding: Mapped[Any] = mapped_column(HALFVEC())
+
+
+class MemoryTaskRow(Base):
+    """Background work of one conversation: messages to embed, a batch to fold into the summary.
+
+    `due_at` is null where nothing is to be done; `embedded_sequence` is the watermark up to which all messages are
+    embedded.
+    """
+
+    __tablename__ = "memory_tasks"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "conversation_id"], ["conversations.user_id", "conversations.id"], ondelete="CASCADE"
+        ),
+        Index("memory_tasks_due_idx", "due_at", postgresql_where=sql_text("due_at IS NOT NULL")),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    conversation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime | None]
+    claimed_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    embedded_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+
+
+class ServerProcessRow(Base):
+    """A living server process; while its lease lasts, no other process takes over its replies."""
+
+    __tablename__ = "server_processes"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    lease_until: Mapped[datetime]

@@ -1,0 +1,48 @@
+"""What all tests share: one PostgreSQL, and a fresh database a test, copied from a migrated template."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from chatrpc.db.engine import Database, open_database
+from chatrpc.db.migrate import upgrade
+from chatrpc.dev.postgres import PostgresServer, run_postgres
+from chatrpc.settings import DatabaseSettings
+
+TEMPLATE = "chatrpc_template"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL for the whole run; no test of durability may use it."""
+    directory: Path = tmp_path_factory.mktemp("postgres")
+    async with run_postgres(directory, durable=False) as server:
+        url = await server.create_database(TEMPLATE)
+        await asyncio.to_thread(upgrade, url)
+        yield server
+
+
+@pytest_asyncio.fixture
+async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """URL of an empty database with the newest schema."""
+    name = f"test_{uuid4().hex}"
+    yield await postgres.create_database(name, TEMPLATE)
+    await postgres.drop_database(name)
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An empty database with the newest schema, as the server sees it."""
+    async with open_database(DatabaseSettings(url=database_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def user_id() -> UUID:
+    return uuid4()

@@ -1,0 +1,124 @@
+"""The transcript's append and finish, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from uuid import UUID, uuid4
+
+import pytest
+
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.engine import Database
+from chatrpc.db.transcript import Transcript
+from chatrpc.domain import Accepted, OutgoingMessage, Page, TextPart, TurnSettings
+from chatrpc.errors import AlreadyExists, InvalidInput, NotFound
+from tests.db.helpers import finish, said
+
+OWNER = uuid4()
+
+
+async def new_conversation(database: Database, user_id: UUID) -> UUID:
+    conversations = Conversations(database)
+    created = await conversations.create(user_id, title="", settings=TurnSettings(), labels={}, request_id=None)
+    return created.id
+
+
+async def append(
+    database: Database, user_id: UUID, conversation_id: UUID, key: str, text: str = "Hello.", parent: UUID | None = None
+) -> Accepted:
+    message = OutgoingMessage(conversation_id, key, (TextPart(text),), parent_id=parent)
+    return await Transcript(database).append(user_id, message, tokens=3, actor=None, owner=OWNER)
+
+
+async def test_an_accepted_message_and_its_reply_take_two_numbers(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    second = await append(database, user_id, conversation_id, "b")
+    assert (first.message.sequence, first.reply.sequence) == (1, 2)
+    assert (second.message.sequence, second.reply.sequence) == (3, 4)
+    assert second.message.parent_id == first.reply.id
+    assert second.path == ((0, 3),)
+    assert second.revision_before == first.revision_before + 1
+
+
+async def test_a_resend_attaches_to_the_same_turn(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    again = await append(database, user_id, conversation_id, "a")
+    assert again.duplicate
+    assert again.message == first.message
+    assert again.reply == first.reply
+    assert again.path == first.path
+
+
+async def test_a_key_used_for_other_text_is_refused(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    await append(database, user_id, conversation_id, "a", "one")
+    with pytest.raises(AlreadyExists, match="'a' was used"):
+        await append(database, user_id, conversation_id, "a", "two")
+
+
+async def test_racing_sends_leave_no_gap_and_double_nothing(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    keys = [f"key-{number % 40}" for number in range(120)]
+    accepted = await asyncio.gather(*(append(database, user_id, conversation_id, key, key) for key in keys))
+
+    by_key: dict[str, set[UUID]] = {}
+    for key, one in zip(keys, accepted, strict=True):
+        by_key.setdefault(key, set()).add(one.message.id)
+    assert all(len(ids) == 1 for ids in by_key.values())
+    assert sum(not one.duplicate for one in accepted) == 40
+    listed, _ = await Conversations(database).messages(user_id, conversation_id, Page(1000))
+    assert [message.sequence for message in listed] == list(range(1, 81))
+    assert all(message.parent_id == before.id for before, message in pairwise(listed))
+
+
+async def test_an_earlier_parent_starts_a_branch(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    await append(database, user_id, conversation_id, "b")
+    edited = await append(database, user_id, conversation_id, "b2", parent=first.reply.id)
+    assert edited.path == ((0, 2), (1, 3))
+    assert (edited.message.sequence, edited.message.depth) == (5, 3)
+    onward = await append(database, user_id, conversation_id, "c")
+    assert onward.path == ((0, 2), (1, 5))
+    third = await append(database, user_id, conversation_id, "d", parent=edited.reply.id)
+    assert third.path == ((0, 2), (1, 4), (2, 5))
+
+    active, _ = await Conversations(database).messages(user_id, conversation_id, Page(100))
+    assert [m.client_message_id for m in active if m.client_message_id] == ["a", "b2", "d"]
+    everything, _ = await Conversations(database).messages(user_id, conversation_id, Page(100), all_branches=True)
+    assert [m.sequence for m in everything] == list(range(1, 11))
+
+
+async def test_a_parent_must_be_a_reply_of_the_conversation(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    with pytest.raises(InvalidInput, match="must be a reply"):
+        await append(database, user_id, conversation_id, "b", parent=first.message.id)
+    other = await new_conversation(database, user_id)
+    with pytest.raises(NotFound):
+        await append(database, user_id, other, "b", parent=first.reply.id)
+
+
+async def test_somebody_elses_conversation_does_not_exist(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    with pytest.raises(NotFound):
+        await append(database, uuid4(), conversation_id, "a")
+
+
+async def test_only_the_current_attempt_finishes(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    turn = await append(database, user_id, conversation_id, "a")
+    transcript = Transcript(database)
+    assert await transcript.begin_attempt(user_id, turn.reply.id, OWNER) == 2
+    assert await finish(transcript, user_id, turn, "stale", attempt=1) is None
+    assert await transcript.checkpoint_reply(user_id, turn.reply.id, 1, said("stale"), ()) is False
+    finished = await finish(transcript, user_id, turn, "fresh", attempt=2)
+    assert finished is not None
+    assert await finish(transcript, user_id, turn, "twice", attempt=2) is None
+    stored = await transcript.turn(user_id, turn.reply.id)
+    assert stored.reply == finished[0]
+    assert stored.reply.text == "fresh"
+    assert finished[1] == turn.revision_before + 1
