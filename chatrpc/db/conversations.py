@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -92,7 +93,7 @@ class Conversations:
 
     async def list(
         self, user_id: UUID, page: Page, *, title_contains: str = "", labels: dict[str, str] | None = None
-    ) -> tuple[list[Conversation], str | None]:
+    ) -> tuple[Sequence[Conversation], str | None]:
         """A page of conversations, the most recently changed first, and where the next begins."""
         query = (
             select(ConversationRow)
@@ -172,7 +173,7 @@ class Conversations:
         *,
         newest_first: bool = False,
         all_branches: bool = False,
-    ) -> tuple[list[Message], str | None]:
+    ) -> tuple[Sequence[Message], str | None]:
         """A page of messages of the active path by depth, or of all branches by sequence, and where the next begins.
 
         Raises:
@@ -198,7 +199,7 @@ class Conversations:
                 after = _number(page.after)
                 query = query.where(place < after if newest_first else place > after)
             query = query.order_by(place.desc() if newest_first else place.asc()).limit(page.size + 1)
-            found = [message_of(message) for message in (await session.execute(query)).mappings()]
+            found = [message_of(dict(message)) for message in (await session.execute(query)).mappings()]
         shown = _fitting(found[: page.size])
         more = len(found) > len(shown)
         last = shown[-1] if shown else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -105,7 +105,9 @@ class Database:
 
 
 async def _configure(connection: Connection) -> None:
-    await register_vector_async(connection)
+    # A database without the extension has no schema either, which `require_row_level_security` names.
+    with suppress(psycopg.ProgrammingError):
+        await register_vector_async(connection)
 
 
 async def _reset(connection: Connection) -> None:
