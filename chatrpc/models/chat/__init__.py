@@ -1,0 +1,17 @@
+"""Language models that answer: any OpenAI-compatible endpoint, or the offline model where none is configured."""
+
+from __future__ import annotations
+
+from chatrpc.models.chat.offline import OfflineChatModel
+from chatrpc.ports import ChatModel
+from chatrpc.settings import ModelSettings
+
+
+def build_chat_model(settings: ModelSettings) -> ChatModel:
+    """The language model that the settings name; the caller closes it."""
+    if settings.base_url is None:
+        return OfflineChatModel()
+    # The client library takes a second to import, which a server with the offline model need not wait for.
+    from chatrpc.models.chat.openai import build_openai_chat_model
+
+    return build_openai_chat_model(settings)

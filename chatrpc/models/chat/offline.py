@@ -1,0 +1,122 @@
+"""The model that answers where no endpoint is configured: it quotes its context, so that one can see what it got."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from chatrpc.domain import FinishReason, PromptMessage, Section
+from chatrpc.models.chat.usage import estimated_usage
+from chatrpc.models.sentences import split_sentences
+from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
+from chatrpc.tokens import cut_to_tokens
+
+OFFLINE_MODEL = "chatrpc-offline"
+
+_QUOTE_CHARACTERS = 160
+_WORDS = re.compile(r"\w+")
+_COMMON = frozenset(
+    _WORDS.findall(
+        "the and are was were you your has have had for not but with that this what which who whom when where why how "
+        "did does can could will would should from about into out they them their there then than been being its our"
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """Words of the prompt that can be quoted, and where they stand."""
+
+    source: str
+    text: str
+
+
+class OfflineChatModel:
+    """Answers from the prompt alone, always in the same way, in this form:
+
+        I am chatrpc's offline model: I do not think, I quote my context.
+        Closest to your message: [01890a5d-ac96-774b-bcce-b302099a8057] "user: my name is Ada"
+        Summary: "The user is called Ada. …"
+        Retrieved, 1: [01890a5d-ac96-774b-bcce-b302099a8057] "user: my name is Ada"
+        Verbatim, 2: [01890a5e-0000-7000-8000-000000000001] … [01890a5e-0000-7000-8000-000000000002]
+
+    Ids are full UUIDs in square brackets. A quote is cut to 160 characters, marked by `…`. "Closest" is the passage
+    (a message, or a sentence of the summary, then written `(summary)`) that shares most words with the query; it says
+    `nothing` if none shares any, or if there is no passage. A prompt message that holds several stored messages is
+    quoted once, after all their ids. "Verbatim" names the first and the last message before the query, or `none`.
+    """
+
+    def model_name(self, requested: str | None) -> str:
+        return OFFLINE_MODEL
+
+    async def aclose(self) -> None:
+        return None
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        answer = _answer(request.prompt)
+        text = cut_to_tokens(answer, request.max_output_tokens)
+        for word in re.findall(r"\S+\s*", text):
+            yield TextDelta(word)
+            # Gives way between words, as a model with a network behind it would.
+            await asyncio.sleep(0)
+        reason = FinishReason.STOP if text == answer else FinishReason.LENGTH
+        yield ModelFinished(reason, OFFLINE_MODEL, estimated_usage(request.prompt, text))
+
+
+def _answer(prompt: Sequence[PromptMessage]) -> str:
+    of = {section: [each for each in prompt if each.section is section] for section in Section}
+    query = " ".join(message.content for message in of[Section.QUERY])
+    summary = "\n".join(message.content for message in of[Section.SUMMARY])
+    retrieved, verbatim = of[Section.RETRIEVED], of[Section.VERBATIM]
+
+    passages = [_Passage("(summary)", sentence) for sentence in split_sentences(summary)]
+    passages += [_Passage(_ids(message.message_ids), message.content) for message in (*retrieved, *verbatim)]
+    closest = _closest(query, passages)
+    lines = [
+        "I am chatrpc's offline model: I do not think, I quote my context.",
+        f"Closest to your message: {_quoted(closest) if closest is not None else 'nothing'}",
+        f"Summary: {_quote(summary) if summary else 'none'}",
+        f"Retrieved, {sum(len(message.message_ids) for message in retrieved)}: "
+        + (" ".join(_quoted(_Passage(_ids(each.message_ids), each.content)) for each in retrieved) or "none"),
+        f"Verbatim, {len(verbatim)}: {_span(verbatim)}",
+    ]
+    return "\n".join(lines)
+
+
+def _closest(query: str, passages: Iterable[_Passage]) -> _Passage | None:
+    """The passage that shares most words with the query; of equals the last, which is the newest."""
+    wanted = _content_words(query)
+    best, most = None, 0
+    for passage in passages:
+        shared = len(wanted & _content_words(passage.text))
+        if shared and shared >= most:
+            best, most = passage, shared
+    return best
+
+
+def _content_words(text: str) -> set[str]:
+    """Words that say what a text is about: those of two letters or less, and the commonest, would match anything."""
+    return {word for word in _WORDS.findall(text.lower()) if len(word) > 2 or not word.isascii()} - _COMMON
+
+
+def _ids(message_ids: Iterable[UUID]) -> str:
+    return " ".join(f"[{message_id}]" for message_id in message_ids)
+
+
+def _quoted(passage: _Passage) -> str:
+    return f"{passage.source} {_quote(passage.text)}"
+
+
+def _quote(text: str) -> str:
+    line = " ".join(text.split())
+    return f'"{line}"' if len(line) <= _QUOTE_CHARACTERS else f'"{line[:_QUOTE_CHARACTERS].rstrip()} …"'
+
+
+def _span(verbatim: Sequence[PromptMessage]) -> str:
+    if not verbatim:
+        return "none"
+    first, last = _ids(verbatim[0].message_ids), _ids(verbatim[-1].message_ids)
+    return first if len(verbatim) == 1 else f"{first} … {last}"
