@@ -15,7 +15,7 @@ from chatrpc.edge.overload import overload_manager
 from chatrpc.settings import AuthSettings, EdgeSettings, ServerSettings
 
 # Names as Envoy's schema writes them. `Casing.SNAKE` would cut `consecutive_5xx` into `consecutive_5_xx`.
-_SCHEMA_NAMES = cast(Casing, str)
+_SCHEMA_NAMES = cast("Casing", str)
 
 
 def build_bootstrap(

@@ -17,10 +17,7 @@ def rendered_files() -> dict[str, str]:
         issuer=_ISSUER, jwks_url=f"{_ISSUER}/.well-known/jwks.json", client_ids=("EXAMPLE_CLIENT_ID",)
     )
     server = ServerSettings.model_construct()
-    edges = {
-        # The service's name in compose.
-        "compose.yaml": EdgeSettings.model_construct(upstream_host="chatrpc"),
-        # A headless service: its name resolves to every pod, so that each user has a usual one.
-        "kubernetes.yaml": EdgeSettings.model_construct(upstream_host="chatrpc-headless"),
-    }
-    return {name: _COMMENT + render(build_bootstrap(edge, auth, server)) for name, edge in edges.items()}
+    # The service's name in both. On Kubernetes it is headless: the name gives every pod, so each user has a usual one.
+    edge = EdgeSettings.model_construct(upstream_host="chatrpc")
+    text = _COMMENT + render(build_bootstrap(edge, auth, server))
+    return {"compose.yaml": text, "kubernetes.yaml": text}

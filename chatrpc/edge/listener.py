@@ -28,7 +28,6 @@ from envoy_data_plane.envoy.config.listener.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
-    HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
     LocalReplyConfig,
     RequestIdExtension,
@@ -78,11 +77,9 @@ def _connection_manager(edge: EdgeSettings, auth: AuthSettings, server: ServerSe
         route_config=route_configuration(edge, server),
         http_filters=http_filters(edge, auth),
         access_log=[access_log()],
-        local_reply_config=_local_replies() if auth.client_ids else None,
+        local_reply_config=_local_replies(),
         early_header_mutation_extensions=[strip_reserved()],
         use_remote_address=True,
-        # No address is trusted for being private.
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(),
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
@@ -110,7 +107,7 @@ def _connection_manager(edge: EdgeSettings, auth: AuthSettings, server: ServerSe
 
 
 def _local_replies() -> LocalReplyConfig:
-    """A token of another client is no credential here: UNAUTHENTICATED, as the server says, not PERMISSION_DENIED."""
+    """A token for another audience or client is no credential here: UNAUTHENTICATED, not PERMISSION_DENIED."""
     return LocalReplyConfig(
         mappers=[
             ResponseMapper(
@@ -118,7 +115,7 @@ def _local_replies() -> LocalReplyConfig:
                     status_code_filter=StatusCodeFilter(
                         comparison=ComparisonFilter(
                             op=ComparisonFilterOp.EQ,
-                            value=RuntimeUInt32(default_value=403, runtime_key="edge.wrong_client_status"),
+                            value=RuntimeUInt32(default_value=403, runtime_key="edge.foreign_token_status"),
                         )
                     )
                 ),

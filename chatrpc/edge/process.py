@@ -110,8 +110,7 @@ async def _until_ready(process: asyncio.subprocess.Process, admin: Path, log: Pa
 async def _poll_ready(admin: Path) -> str:
     async with httpx.AsyncClient(trust_env=False, timeout=1.0) as client:
         while True:
-            address = admin.read_text(encoding="utf-8").strip() if admin.exists() else ""
-            if address:
+            if address := _read(admin):
                 try:
                     answer = await client.get(f"http://{address}/ready")
                 except httpx.TransportError:
@@ -120,6 +119,11 @@ async def _poll_ready(admin: Path) -> str:
                     if answer.status_code == httpx.codes.OK:
                         return address
             await asyncio.sleep(_POLL_INTERVAL)
+
+
+def _read(admin: Path) -> str:
+    """The address in the file, or nothing while Envoy has not written it."""
+    return admin.read_text(encoding="utf-8").strip() if admin.exists() else ""
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

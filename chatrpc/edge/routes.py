@@ -85,12 +85,14 @@ def _service_routes(service: Service, server: ServerSettings) -> list[Route]:
 
 def _stream_action(service: Service, server: ServerSettings) -> RouteAction:
     watch = service.name == HEALTH
+    duration = WATCH_DURATION if watch else MAX_STREAM_DURATION
     return RouteAction(
         cluster=UPSTREAM_CLUSTER,
         timeout=timedelta(0),
         idle_timeout=WATCH_DURATION if watch else stream_idle_timeout(server),
+        # The server is told this as its deadline; without the second field, in place of the client's own.
         max_stream_duration=RouteActionMaxStreamDuration(
-            max_stream_duration=WATCH_DURATION if watch else MAX_STREAM_DURATION
+            max_stream_duration=duration, grpc_timeout_header_max=duration
         ),
         hash_policy=_hash_policy(),
     )
