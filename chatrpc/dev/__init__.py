@@ -1,0 +1,1 @@
+"""The embedded stack behind `chatrpc dev`: everything that chatrpc needs, on one machine, without an account."""
