@@ -1,0 +1,302 @@
+"""Builds what the language model is given for one message, and the account of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from chatrpc.context import budget, prompt
+from chatrpc.context.budget import Fitted, Query
+from chatrpc.context.hot_path import HotPathCache
+from chatrpc.context.query import PendingQuery
+from chatrpc.context.retrieval import candidates_for, choose
+from chatrpc.context.tokens import estimate_tokens
+from chatrpc.context.window import keeps_enough, through
+from chatrpc.db.recall import Candidate, Recall, Search
+from chatrpc.domain import (
+    Accepted,
+    AssembledContext,
+    ContextReport,
+    HotPath,
+    MemoryScope,
+    Message,
+    Part,
+    Path,
+    PromptMessage,
+    RetrievalMode,
+    RetrievalOutcome,
+    TurnSettings,
+)
+from chatrpc.errors import NotFound
+from chatrpc.ports import Embedder
+from chatrpc.settings import ContextSettings, ModelSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Request:
+    """One context to build.
+
+    Attributes:
+        path: What the context may hold of the conversation; with the query where that is stored.
+        embedding_wait: Seconds spent waiting for the query's vector.
+        outcome: How the search ended, None while it has found anything to choose from.
+    """
+
+    user_id: UUID
+    conversation_id: UUID
+    path: Path
+    query: Query
+    pending: PendingQuery
+    settings: TurnSettings
+    hits: int
+    started: float
+    embedding_wait: float = 0.0
+    embedding_micros: int = 0
+    outcome: RetrievalOutcome | None = None
+
+    @property
+    def scope(self) -> MemoryScope:
+        return self.settings.memory_scope or MemoryScope.USER
+
+
+class ContextAssembler:
+    """Assembles contexts from the hot path, the summary and retrieved passages.
+
+    A warm turn costs one statement (the search), a cold one a single round trip.
+
+    Args:
+        space_id: The embedder's space in the database.
+        model_name: Name of the model that would answer a request for the given one.
+    """
+
+    def __init__(
+        self,
+        recall: Recall,
+        embedder: Embedder,
+        space_id: int,
+        context: ContextSettings,
+        model: ModelSettings,
+        model_name: Callable[[str | None], str],
+    ) -> None:
+        self._recall = recall
+        self._embedder = embedder
+        self._space_id = space_id
+        self._settings = context
+        self._budget = model.context_window - model.output_reserve
+        self._model_name = model_name
+        self._cache = HotPathCache(context.cache_bytes)
+
+    def embed_query(self, parts: Sequence[Part]) -> PendingQuery:
+        """Start to embed a message, at best before it is appended; give the result to `assemble`, or cancel it."""
+        return PendingQuery(self._embedder, _text(parts))
+
+    async def assemble(
+        self, user_id: UUID, accepted: Accepted, pending: PendingQuery | None = None
+    ) -> AssembledContext:
+        """The context for an accepted message: the path from the root to it, and nothing that came later.
+
+        A slow or failing embedder or search costs the retrieved passages, not the reply; the report tells.
+
+        Args:
+            pending: The query's embedding where it was started before; this ends it in every case.
+
+        Raises:
+            NotFound: The conversation is gone.
+            Unavailable: The hot path cannot be loaded.
+        """
+        started = time.perf_counter()
+        message = accepted.message
+        request = _Request(
+            user_id=user_id,
+            conversation_id=message.conversation_id,
+            path=accepted.path,
+            query=Query(message.id, message.sequence, message.text, message.tokens),
+            pending=pending or self.embed_query(message.parts),
+            settings=accepted.turn_settings.over(accepted.settings),
+            hits=self._settings.hits,
+            started=started,
+        )
+        revision = accepted.revision_before + (not accepted.duplicate)
+        return await self._assemble(request, revision)
+
+    async def preview(
+        self,
+        user_id: UUID,
+        conversation_id: UUID,
+        parts: Sequence[Part],
+        settings: TurnSettings,
+        max_retrieved: int | None,
+    ) -> AssembledContext:
+        """The context that a message would get if it were sent now, at the conversation's head.
+
+        Raises:
+            NotFound: No such conversation.
+            Unavailable: The database cannot be reached.
+        """
+        pending = self.embed_query(parts)
+        try:
+            conversation = await self._recall.conversation(user_id, conversation_id)
+        except BaseException:
+            pending.cancel()
+            raise
+        text = _text(parts)
+        request = _Request(
+            user_id=user_id,
+            conversation_id=conversation_id,
+            path=conversation.path,
+            query=Query(None, 0, text, estimate_tokens(text)),
+            pending=pending,
+            settings=settings.over(conversation.settings),
+            hits=self._settings.hits if max_retrieved is None else max_retrieved,
+            started=time.perf_counter(),
+        )
+        return await self._assemble(request, conversation.revision)
+
+    def appended(self, user_id: UUID, accepted: Accepted) -> None:
+        """Tell that this process has appended a message."""
+        self._cache.appended(user_id, accepted)
+
+    def finished(self, user_id: UUID, reply: Message, revision_before: int) -> None:
+        """Tell that this process has finished a reply."""
+        self._cache.finished(user_id, reply, revision_before)
+
+    def forget(self, user_id: UUID, conversation_id: UUID) -> None:
+        """Tell that a conversation was deleted."""
+        self._cache.forget(user_id, conversation_id)
+
+    async def _assemble(self, request: _Request, revision: int) -> AssembledContext:
+        try:
+            hot = self._cache.get(request.user_id, request.conversation_id, request.path, revision)
+            if hot is not None and keeps_enough(hot.summary, request.path, self._keep(request)):
+                candidates = await self._search(request, hot)
+            else:
+                hot, candidates = await self._load(request)
+                self._cache.put(request.user_id, hot)
+        finally:
+            request.pending.cancel()
+        return self._build(request, hot, candidates)
+
+    def _keep(self, request: _Request) -> int:
+        """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
+        return self._settings.hot_path - (request.query.id is None)
+
+    async def _search(self, request: _Request, hot: HotPath) -> list[Candidate]:
+        """The warm way: the hot path is here."""
+        if self._nothing_to_search(request, hot):
+            return []
+        covered = () if hot.summary is None else through(request.path, hot.summary.anchor_depth)
+        try:
+            async with asyncio.timeout(self._settings.retrieval_timeout):
+                search = await self._query(request)
+                return await self._recall.search(request.user_id, request.conversation_id, search, covered)
+        except Exception as error:  # noqa: BLE001 - whatever a search dies of, the reply goes on.
+            self._without_retrieval(request, error)
+            return []
+
+    async def _load(self, request: _Request) -> tuple[HotPath, list[Candidate]]:
+        """The cold way: hot path and search in one round trip, the hot path alone where there is nothing to search."""
+        key = (request.user_id, request.conversation_id, request.path)
+        if request.hits:
+            try:
+                async with asyncio.timeout(self._settings.retrieval_timeout):
+                    search = await self._query(request)
+                    hot, candidates = await self._recall.hot_path_and_search(*key, search, keep=self._keep(request))
+                return hot, [] if self._nothing_to_search(request, hot) else candidates
+            except NotFound:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above; the hot path alone decides.
+                self._without_retrieval(request, error)
+        hot = await self._recall.hot_path(*key, keep=self._keep(request))
+        if request.outcome is None:
+            self._nothing_to_search(request, hot)
+        return hot, []
+
+    def _nothing_to_search(self, request: _Request, hot: HotPath) -> bool:
+        alone = request.scope is MemoryScope.CONVERSATION and hot.summary is None
+        if request.hits and not alone:
+            return False
+        request.outcome = RetrievalOutcome.DISABLED
+        return True
+
+    async def _query(self, request: _Request) -> Search:
+        waiting = time.perf_counter()
+        try:
+            query = await request.pending.result()
+            request.embedding_micros = query.micros
+        finally:
+            request.embedding_wait = time.perf_counter() - waiting
+        return Search(query.vector, self._space_id, candidates_for(request.hits), request.scope)
+
+    @staticmethod
+    def _without_retrieval(request: _Request, error: Exception) -> None:
+        timed_out = isinstance(error, TimeoutError)
+        request.outcome = RetrievalOutcome.TIMED_OUT if timed_out else RetrievalOutcome.FAILED
+        log.warning(
+            "retrieval_failed",
+            conversation_id=str(request.conversation_id),
+            outcome=request.outcome.value,
+            exc_info=None if timed_out else error,
+        )
+
+    def _build(self, request: _Request, hot: HotPath, candidates: Sequence[Candidate]) -> AssembledContext:
+        query = request.query
+        before = tuple(message for message in hot.messages if message.id != query.id)
+        chosen = choose(
+            candidates,
+            mode=request.settings.retrieval_mode or RetrievalMode.CALIBRATED,
+            floor=self._embedder.space.floor,
+            limit=request.hits,
+            verbatim_ids={message.id for message in hot.messages},
+            verbatim_texts=[query.text, *(message.text for message in before)],
+        )
+        fitted = budget.fit(
+            self._budget,
+            instruction=request.settings.system_instruction or "",
+            summary=hot.summary,
+            messages=before,
+            hits=chosen.hits,
+            query=query,
+        )
+        outcome = request.outcome or (RetrievalOutcome.FOUND if fitted.hits else RetrievalOutcome.NOTHING_RELEVANT)
+        summary = fitted.summary
+        report = ContextReport(
+            conversation_id=request.conversation_id,
+            query_message_id=query.id,
+            revision=hot.revision,
+            summary_version=None if summary is None else summary.version,
+            summary_anchor_id=None if summary is None else summary.anchor_id,
+            summarized_through_depth=0 if summary is None else summary.anchor_depth,
+            verbatim=fitted.verbatim,
+            retrieval=outcome,
+            hits=fitted.hits,
+            dropped=(*fitted.dropped, *chosen.dropped),
+            section_tokens=fitted.tokens,
+            budget_tokens=self._budget,
+            embedding_model=self._embedder.space.name,
+            model=self._model_name(request.settings.model),
+            assembly_micros=round((time.perf_counter() - request.started - request.embedding_wait) * 1e6),
+            embedding_micros=request.embedding_micros,
+        )
+        return AssembledContext(_prompt(fitted, query), report)
+
+
+def _prompt(fitted: Fitted, query: Query) -> tuple[PromptMessage, ...]:
+    messages = [prompt.system_prompt(fitted.instruction)]
+    if fitted.summary is not None:
+        messages.append(prompt.summary_prompt(fitted.summary))
+    messages.extend(prompt.verbatim_prompt(message) for message in fitted.messages)
+    if fitted.hits:
+        messages.append(prompt.retrieved_prompt(fitted.hits))
+    messages.append(prompt.query_prompt(fitted.query_text, query.id))
+    return tuple(messages)
+
+
+def _text(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)

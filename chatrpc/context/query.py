@@ -1,0 +1,70 @@
+"""The vector of a message that is about to be answered, made while the message is still being committed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from chatrpc.context.tokens import estimate_tokens
+from chatrpc.domain import Role
+from chatrpc.models.embedding.passages import split_passages
+from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
+from chatrpc.ports import Embedder, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """The vector of a query and the time that it took, waiting included, in microseconds."""
+
+    vector: Vector
+    micros: int
+
+
+class PendingQuery:
+    """The embedding of a query, under way in a task of its own.
+
+    Whoever starts it awaits it (`ContextAssembler.assemble` does) or cancels it.
+    """
+
+    def __init__(self, embedder: Embedder, text: str) -> None:
+        self._task = asyncio.create_task(_embed(embedder, text), name="embed-query")
+        # A turn that is never run asks for no result; an error then concerns nobody.
+        self._task.add_done_callback(_retrieve_error)
+
+    async def result(self) -> QueryVector:
+        """The vector; cancelling this wait, a deadline for instance, ends the embedding too.
+
+        Raises:
+            Unavailable: The embedder cannot be reached.
+        """
+        return await self._task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+def _retrieve_error(task: asyncio.Task[QueryVector]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def _embed(embedder: Embedder, text: str) -> QueryVector:
+    started = time.perf_counter()
+    [vector] = await embedder.embed([query_text(text, embedder.space.max_tokens)])
+    return QueryVector(vector, round((time.perf_counter() - started) * 1e6))
+
+
+def query_text(text: str, max_tokens: int) -> str:
+    """What is embedded for a query: it as the user's words, like the messages that it is compared with.
+
+    Of a text that the embedding model cannot read whole, the last passage is taken: where a long text is pasted
+    together with a question about it, the question mostly stands at the end.
+    """
+    room = max_tokens - TEMPLATE_TOKENS
+    # A token is seldom longer than four characters, so the end that is read holds more than one passage.
+    end = text[-8 * room :]
+    if len(end) < len(text) or estimate_tokens(text) > room:
+        start, _ = split_passages(end, room, estimate_tokens)[-1]
+        end = end[start:]
+    return embedding_text(Role.USER, end)
