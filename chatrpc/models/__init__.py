@@ -1,0 +1,1 @@
+"""Language models, embedders and summarizers behind the ports, each chosen by its settings."""
