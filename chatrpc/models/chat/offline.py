@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from chatrpc.domain import FinishReason, PromptMessage, Section
 from chatrpc.models.chat.usage import estimated_usage
@@ -18,6 +17,7 @@ OFFLINE_MODEL = "chatrpc-offline"
 
 _QUOTE_CHARACTERS = 160
 _WORDS = re.compile(r"\w+")
+_MARKED = re.compile(r"<passage\b[^>]*>\n(.*?)\n</passage>", re.DOTALL)
 _COMMON = frozenset(
     _WORDS.findall(
         "the and are was were you your has have had for not but with that this what which who whom when where why how "
@@ -46,7 +46,8 @@ class OfflineChatModel:
     Ids are full UUIDs in square brackets. A quote is cut to 160 characters, marked by `…`. "Closest" is the passage
     (a message, or a sentence of the summary, then written `(summary)`) that shares most words with the query; it says
     `nothing` if none shares any, or if there is no passage. A prompt message that holds several stored messages is
-    quoted once, after all their ids. "Verbatim" names the first and the last message before the query, or `none`.
+    quoted passage by passage if it marks as many as it has ids (`<passage …>`), else once, after all the ids.
+    "Verbatim" names the first and the last message before the query, or `none`.
     """
 
     def model_name(self, requested: str | None) -> str:
@@ -70,17 +71,16 @@ def _answer(prompt: Sequence[PromptMessage]) -> str:
     of = {section: [each for each in prompt if each.section is section] for section in Section}
     query = " ".join(message.content for message in of[Section.QUERY])
     summary = "\n".join(message.content for message in of[Section.SUMMARY])
-    retrieved, verbatim = of[Section.RETRIEVED], of[Section.VERBATIM]
-
-    passages = [_Passage("(summary)", sentence) for sentence in split_sentences(summary)]
-    passages += [_Passage(_ids(message.message_ids), message.content) for message in (*retrieved, *verbatim)]
-    closest = _closest(query, passages)
+    retrieved = [passage for message in of[Section.RETRIEVED] for passage in _passages(message)]
+    verbatim = [passage for message in of[Section.VERBATIM] for passage in _passages(message)]
+    sentences = [_Passage("(summary)", sentence) for sentence in split_sentences(summary)]
+    closest = _closest(query, [*sentences, *retrieved, *verbatim])
     lines = [
         "I am chatrpc's offline model: I do not think, I quote my context.",
         f"Closest to your message: {_quoted(closest) if closest is not None else 'nothing'}",
         f"Summary: {_quote(summary) if summary else 'none'}",
-        f"Retrieved, {sum(len(message.message_ids) for message in retrieved)}: "
-        + (" ".join(_quoted(_Passage(_ids(each.message_ids), each.content)) for each in retrieved) or "none"),
+        f"Retrieved, {sum(len(message.message_ids) for message in of[Section.RETRIEVED])}: "
+        + (" ".join(_quoted(passage) for passage in retrieved) or "none"),
         f"Verbatim, {len(verbatim)}: {_span(verbatim)}",
     ]
     return "\n".join(lines)
@@ -102,8 +102,11 @@ def _content_words(text: str) -> set[str]:
     return {word for word in _WORDS.findall(text.lower()) if len(word) > 2 or not word.isascii()} - _COMMON
 
 
-def _ids(message_ids: Iterable[UUID]) -> str:
-    return " ".join(f"[{message_id}]" for message_id in message_ids)
+def _passages(message: PromptMessage) -> list[_Passage]:
+    marked = _MARKED.findall(message.content)
+    if marked and len(marked) == len(message.message_ids):
+        return [_Passage(f"[{each}]", text) for each, text in zip(message.message_ids, marked, strict=True)]
+    return [_Passage(" ".join(f"[{each}]" for each in message.message_ids), message.content)]
 
 
 def _quoted(passage: _Passage) -> str:
@@ -115,8 +118,8 @@ def _quote(text: str) -> str:
     return f'"{line}"' if len(line) <= _QUOTE_CHARACTERS else f'"{line[:_QUOTE_CHARACTERS].rstrip()} …"'
 
 
-def _span(verbatim: Sequence[PromptMessage]) -> str:
+def _span(verbatim: Sequence[_Passage]) -> str:
     if not verbatim:
         return "none"
-    first, last = _ids(verbatim[0].message_ids), _ids(verbatim[-1].message_ids)
+    first, last = verbatim[0].source, verbatim[-1].source
     return first if len(verbatim) == 1 else f"{first} … {last}"

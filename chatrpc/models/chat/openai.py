@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import itertools
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import openai
 import structlog
 from pydantic import ValidationError
 
-from chatrpc.domain import FinishReason, Usage
+from chatrpc.domain import FinishReason, PromptMessage, Usage
 from chatrpc.errors import ModelRejected, Reason, Unavailable
 from chatrpc.models.chat.openai_stream import Chunk, finish_reason, is_done, parse_line
 from chatrpc.models.chat.usage import estimated_usage
@@ -147,7 +148,7 @@ class OpenAIChatModel:
     def _body(self, request: ModelRequest, model: str) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.prompt],
+            "messages": _joined(request.prompt),
             "stream": True,
             "stream_options": {"include_usage": True},
             self._limit_name: request.max_output_tokens,
@@ -247,6 +248,15 @@ class OpenAIChatModel:
         return ModelRejected(
             Reason.MODEL_REJECTED, f"The language model's endpoint {sentence} (HTTP {status}).", model=model
         )
+
+
+def _joined(prompt: Iterable[PromptMessage]) -> list[dict[str, str]]:
+    """The prompt with neighbours of one role made one message: many chat templates of open models (Mistral, Gemma)
+    refuse a second system message, and users and assistants that do not take turns."""
+    return [
+        {"role": role, "content": "\n\n".join(message.content for message in messages)}
+        for role, messages in itertools.groupby(prompt, key=lambda message: message.role)
+    ]
 
 
 def _retry_after(headers: httpx2.Headers) -> float | None:

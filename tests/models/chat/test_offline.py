@@ -1,11 +1,13 @@
 """The offline model shows what it was given; others' tests read its answer by the form in its docstring."""
 
 import re
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
-from chatrpc.domain import FinishReason, PromptMessage, Sampling, Section
+from chatrpc.context.prompt import retrieved_prompt
+from chatrpc.domain import FinishReason, Hit, PromptMessage, Role, Sampling, Section
 from chatrpc.models.chat.offline import OfflineChatModel
 from chatrpc.ports import ModelRequest, TextDelta
 from chatrpc.tokens import estimate_tokens
@@ -68,6 +70,17 @@ async def test_a_prompt_message_of_several_stored_messages_is_quoted_after_all_t
     query = PromptMessage("user", "and?", Section.QUERY)
     lines = await answer(ModelRequest((block, query), None, Sampling(), 500))
     assert lines[3] == f'Retrieved, 2: [{LUNCH}] [{DOG}] "<retrieved> - lunch - dog </retrieved>"'
+
+
+async def test_marked_passages_are_quoted_one_by_one() -> None:
+    hits = [
+        Hit(each, ADA, Role.USER, text, datetime.now(UTC), cosine=0.8, rank=1, sure=True, tokens=9)
+        for each, text in ((LUNCH, "lunch is at noon"), (DOG, "the dog\nis Rex"))
+    ]
+    query = PromptMessage("user", "Where is my dog?", Section.QUERY)
+    lines = await answer(ModelRequest((retrieved_prompt(hits), query), None, Sampling(), 500))
+    assert lines[1] == f'Closest to your message: [{DOG}] "the dog is Rex"'
+    assert lines[3] == f'Retrieved, 2: [{LUNCH}] "lunch is at noon" [{DOG}] "the dog is Rex"'
 
 
 async def test_long_quotes_are_shortened() -> None:

@@ -1,5 +1,7 @@
 """The real client against a real HTTP server: what it sends, and what it makes of a good answer."""
 
+from uuid import UUID
+
 import pytest
 
 from chatrpc.domain import FinishReason, Sampling, Usage
@@ -22,6 +24,17 @@ async def test_the_request_carries_prompt_model_sampling_and_limit(provider: Pro
         "top_p": 0.9,
     }
     assert request.headers["authorization"] == "Bearer secret-key"
+
+
+async def test_neighbours_of_one_role_are_sent_as_one_message(provider: Provider, build_model: BuildModel) -> None:
+    said = ((UUID(int=1), "user", "one"), (UUID(int=2), "assistant", "two"), (UUID(int=3), "user", "three"))
+    await run(build_model(), model_request("four", system="Be brief.", summary="So far.", verbatim=said))
+    assert (await provider.received()).body["messages"] == [
+        {"role": "system", "content": "Be brief.\n\nSo far."},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three\n\nfour"},
+    ]
 
 
 async def test_sampling_that_nobody_set_is_left_to_the_provider(provider: Provider, build_model: BuildModel) -> None:
