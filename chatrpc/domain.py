@@ -383,6 +383,7 @@ class Accepted:
     Attributes:
         reply: The reply's row; PENDING and of attempt 1 unless `duplicate`.
         path: Path from the root to `message`, itself included.
+        parent_pending: Whether the message before is a reply that was not finished when this was read.
         revision_before: Revision that the append found; a cached hot path of this revision is not stale.
         settings: The conversation's settings.
         turn_settings: The settings stored for this turn: those of the first send.
@@ -392,6 +393,7 @@ class Accepted:
     reply: Message
     path: Path
     duplicate: bool
+    parent_pending: bool
     revision_before: int
     settings: TurnSettings
     turn_settings: TurnSettings

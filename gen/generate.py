@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import sys
+import sysconfig
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from grpc_tools import protoc
 
 GEN = Path(__file__).resolve().parent
 PROTO = GEN.parent / "proto"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 PACKAGES = ("chatapi", "buf")
 
 
@@ -25,6 +27,7 @@ def generate(target: Path) -> None:
             f"-I{PROTO / 'vendor'}",
             f"-I{PROTO}",
             f"-I{files('grpc_tools') / '_proto'}",
+            *(f"--plugin={name}={SCRIPTS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
             f"--python_out={target}",
             f"--grpc_python_out={target}",
             f"--mypy_out=quiet:{target}",

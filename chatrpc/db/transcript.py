@@ -53,11 +53,13 @@ RETURNING attempt
 """
 REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
 TURN = f"""
-SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, coalesce(b.lineage, '{{}}') AS lineage
+SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, coalesce(b.lineage, '{{}}') AS lineage,
+       p.state AS parent_state
 FROM messages r
 JOIN messages m ON m.user_id = r.user_id AND m.id = r.parent_id
 JOIN conversations c ON c.user_id = r.user_id AND c.id = r.conversation_id
 LEFT JOIN branches b ON b.user_id = m.user_id AND b.conversation_id = m.conversation_id AND b.branch = m.branch
+LEFT JOIN messages p ON p.user_id = m.user_id AND p.id = m.parent_id
 WHERE r.user_id = %s AND r.id = %s AND r.role = 'assistant'
 """
 # A reply stands right after its message on the same branch.
@@ -181,6 +183,7 @@ class Transcript:
             reply=reply,
             path=path_of(row["lineage"], row["branch"], row["depth"]),
             duplicate=False,
+            parent_pending=row["parent_state"] == MessageState.PENDING,
             revision_before=row["revision_before"],
             settings=settings_from_json(row["settings"]),
             turn_settings=message.settings,
@@ -208,6 +211,7 @@ class Transcript:
             reply=message_of(replies[0]),
             path=path_of(row["lineage"], message.branch, message.depth),
             duplicate=True,
+            parent_pending=row["parent_state"] == MessageState.PENDING,
             revision_before=row["revision"],
             settings=settings_from_json(row["settings"]),
             turn_settings=settings_from_json(row["turn_settings"]),

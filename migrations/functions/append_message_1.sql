@@ -7,7 +7,8 @@ CREATE FUNCTION append_message(
     p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_content_hash bytea,
     p_parent uuid, p_parts jsonb, p_tokens integer, p_actor text, p_turn_settings jsonb, p_owner uuid,
     OUT outcome text, OUT message_id uuid, OUT parent_id uuid, OUT sequence bigint, OUT branch integer,
-    OUT depth integer, OUT lineage integer[], OUT revision_before bigint, OUT settings jsonb, OUT created_at timestamptz
+    OUT depth integer, OUT lineage integer[], OUT revision_before bigint, OUT settings jsonb, OUT created_at timestamptz,
+    OUT parent_state text
 )
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
@@ -43,8 +44,11 @@ BEGIN
         branch := conversation.head_branch;
         depth := conversation.head_depth + 1;
         lineage := conversation.lineage;
+        SELECT m.state INTO parent_state FROM messages m
+        WHERE m.user_id = p_user AND m.conversation_id = p_conversation
+          AND m.branch = conversation.head_branch AND m.depth = conversation.head_depth;
     ELSE
-        SELECT m.branch, m.depth, m.role INTO parent FROM messages m
+        SELECT m.branch, m.depth, m.role, m.state INTO parent FROM messages m
         WHERE m.user_id = p_user AND m.id = p_parent AND m.conversation_id = p_conversation;
         IF NOT FOUND THEN
             outcome := 'no_parent';
@@ -54,6 +58,7 @@ BEGIN
             RETURN;
         END IF;
         parent_id := p_parent;
+        parent_state := parent.state;
         branch := conversation.last_branch + 1;
         depth := parent.depth + 1;
         SELECT b.lineage INTO lineage FROM branches b

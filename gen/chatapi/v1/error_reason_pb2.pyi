@@ -80,9 +80,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. after_sequence lies beyond the reply's last event.
     Sample: `{"reason": "SEQUENCE_OUT_OF_RANGE"}`
     """
-    ERROR_REASON_REPLY_FINISHED: _ErrorReason.ValueType  # 15
-    """FAILED_PRECONDITION. The reply is finished and cannot be changed.
-    Sample: `{"reason": "REPLY_FINISHED"}`
+    ERROR_REASON_REPLY_HELD_ELSEWHERE: _ErrorReason.ValueType  # 15
+    """UNAVAILABLE. Another server process is at work on the reply, or was until a moment ago; try again.
+    Sample: `{"reason": "REPLY_HELD_ELSEWHERE"}`
     """
     ERROR_REASON_TOO_MANY_TURNS: _ErrorReason.ValueType  # 16
     """RESOURCE_EXHAUSTED. The stream runs as many turns as it may; wait for one to finish.
@@ -176,9 +176,9 @@ ERROR_REASON_SEQUENCE_OUT_OF_RANGE: ErrorReason.ValueType  # 14
 """OUT_OF_RANGE. after_sequence lies beyond the reply's last event.
 Sample: `{"reason": "SEQUENCE_OUT_OF_RANGE"}`
 """
-ERROR_REASON_REPLY_FINISHED: ErrorReason.ValueType  # 15
-"""FAILED_PRECONDITION. The reply is finished and cannot be changed.
-Sample: `{"reason": "REPLY_FINISHED"}`
+ERROR_REASON_REPLY_HELD_ELSEWHERE: ErrorReason.ValueType  # 15
+"""UNAVAILABLE. Another server process is at work on the reply, or was until a moment ago; try again.
+Sample: `{"reason": "REPLY_HELD_ELSEWHERE"}`
 """
 ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 16
 """RESOURCE_EXHAUSTED. The stream runs as many turns as it may; wait for one to finish.
