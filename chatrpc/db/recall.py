@@ -91,8 +91,8 @@ def _on_path(segments: int, branch: str, depth: str, upper: str | None = None) -
     return "(" + " OR ".join(clauses) + ")"
 
 
-def _path_params(path: Path) -> dict[str, int]:
-    params: dict[str, int] = {}
+def _path_params(path: Path, keep: int) -> dict[str, int]:
+    params = {"last_anchor": path[-1][1] - keep if path else 0}
     for i, (branch, depth) in enumerate(path):
         params[f"b{i}"], params[f"d{i}"] = branch, depth
     return params
@@ -105,8 +105,8 @@ def _hot_path_query(segments: int) -> str:
     WITH summary AS (
         SELECT s.* FROM summaries s
         WHERE s.user_id = %(user)s AND s.conversation_id = %(conversation)s
-          AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")}
-        ORDER BY s.version DESC LIMIT 1
+          AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")} AND s.anchor_depth <= %(last_anchor)s
+        ORDER BY s.anchor_depth DESC, s.version DESC LIMIT 1
     )
     SELECT c.revision, c.settings AS conversation_settings,
            s.version AS summary_version, s.anchor_id, s.anchor_branch, s.anchor_depth, s.tokens AS summary_tokens,
@@ -124,14 +124,14 @@ def _hot_path_query(segments: int) -> str:
 
 @lru_cache(maxsize=256)
 def _search_query(scope: MemoryScope, segments: int, after_summary: bool) -> str:
-    """`after_summary`: of this conversation only what the newest summary of the path covers, looked up here."""
+    """`after_summary`: of this conversation only what the path's summary covers, looked up here."""
     upper = None
     if after_summary and segments:
         upper = f"""(SELECT coalesce(max(s.anchor_depth), 0) FROM (
             SELECT s.anchor_depth FROM summaries s
             WHERE s.user_id = %(user)s AND s.conversation_id = %(conversation)s
-              AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")}
-            ORDER BY s.version DESC LIMIT 1) s)"""
+              AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")} AND s.anchor_depth <= %(last_anchor)s
+            ORDER BY s.anchor_depth DESC, s.version DESC LIMIT 1) s)"""
     here = f"(e.conversation_id = %(conversation)s AND {_on_path(segments, 'e.branch', 'e.depth', upper)})"
     elsewhere = " OR (e.conversation_id <> %(conversation)s AND e.active)" if scope is MemoryScope.USER else ""
     return f"""
@@ -161,9 +161,13 @@ class Recall:
             raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
         return conversation_of(rows[0])
 
-    async def hot_path(self, user_id: UUID, conversation_id: UUID, path: Path) -> HotPath:
-        """The newest summary whose anchor lies on `path`, and the messages of `path` after it. Raises NotFound."""
-        [rows] = await self._database.query(user_id, self._hot_path_statement(user_id, conversation_id, path))
+    async def hot_path(self, user_id: UUID, conversation_id: UUID, path: Path, *, keep: int = 0) -> HotPath:
+        """The summary that covers most of `path`, and the messages of `path` after it. Raises NotFound.
+
+        Its anchor lies on `path`, and not within the newest `keep` messages: a path that branches off shortly behind
+        an anchor takes an earlier one.
+        """
+        [rows] = await self._database.query(user_id, self._hot_path_statement(user_id, conversation_id, path, keep))
         return _hot_path_of(rows, conversation_id, path)
 
     async def search(self, user_id: UUID, conversation_id: UUID, search: Search, through: Path) -> list[Candidate]:
@@ -176,24 +180,26 @@ class Recall:
         return [_candidate_of(row) for row in rows]
 
     async def hot_path_and_search(
-        self, user_id: UUID, conversation_id: UUID, path: Path, search: Search
+        self, user_id: UUID, conversation_id: UUID, path: Path, search: Search, *, keep: int = 0
     ) -> tuple[HotPath, list[Candidate]]:
         """`hot_path`, and `search` through the anchor of the summary that it finds, in one round trip."""
         hot, found = await self._database.query(
             user_id,
-            self._hot_path_statement(user_id, conversation_id, path),
-            self._search_statement(user_id, conversation_id, search, path, after_summary=True),
+            self._hot_path_statement(user_id, conversation_id, path, keep),
+            self._search_statement(user_id, conversation_id, search, path, after_summary=True, keep=keep),
         )
         return _hot_path_of(hot, conversation_id, path), [_candidate_of(row) for row in found]
 
     @staticmethod
-    def _hot_path_statement(user_id: UUID, conversation_id: UUID, path: Path) -> tuple[str, dict[str, Any]]:
-        params = {"user": user_id, "conversation": conversation_id, **_path_params(path)}
+    def _hot_path_statement(
+        user_id: UUID, conversation_id: UUID, path: Path, keep: int
+    ) -> tuple[str, dict[str, Any]]:
+        params = {"user": user_id, "conversation": conversation_id, **_path_params(path, keep)}
         return _hot_path_query(len(path)), params
 
     @staticmethod
     def _search_statement(
-        user_id: UUID, conversation_id: UUID, search: Search, path: Path, *, after_summary: bool
+        user_id: UUID, conversation_id: UUID, search: Search, path: Path, *, after_summary: bool, keep: int = 0
     ) -> tuple[str, dict[str, Any]]:
         params = {
             "user": user_id,
@@ -201,7 +207,7 @@ class Recall:
             "vector": HalfVector(search.vector),
             "space": search.space_id,
             "limit": search.limit,
-            **_path_params(path),
+            **_path_params(path, keep),
         }
         return _search_query(search.scope, len(path), after_summary), params
 

@@ -10,10 +10,11 @@ from chatrpc.domain import Message, Summary
 
 LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = %s FOR NO KEY UPDATE"
 NEWEST = "SELECT coalesce(max(version), 0) AS newest FROM summaries WHERE user_id = %s AND conversation_id = %s"
-# A version folds its predecessor once on each path: a second fold of the same messages is the loser of a race.
+# A path takes the deepest of its anchors, so a second version with the same anchor is the loser of a race. A deeper
+# anchor of the same branch says nothing: a path may have branched off before it.
 CLASH = """
 SELECT 1 FROM summaries
-WHERE user_id = %s AND conversation_id = %s AND anchor_branch = %s AND anchor_depth >= %s
+WHERE user_id = %s AND conversation_id = %s AND anchor_branch = %s AND anchor_depth = %s
 """
 ADD = """
 INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch, anchor_depth,
