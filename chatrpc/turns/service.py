@@ -1,0 +1,250 @@
+"""Turns: send, follow, cancel. The running generations of this process, and the way back to all others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from uuid import UUID
+
+import structlog
+
+from chatrpc.context.query import PendingQuery
+from chatrpc.context.tokens import estimate_tokens
+from chatrpc.db.reports import Reports
+from chatrpc.domain import Accepted, Caller, Message, OutgoingMessage
+from chatrpc.errors import NotFound, Unavailable
+from chatrpc.turns.events import ReplyEvent
+from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
+from chatrpc.turns.replay import replay
+from chatrpc.turns.reply_log import ReplyLog, beyond_the_end
+
+log = structlog.get_logger(__name__)
+
+# How often a queued turn looks whether the reply before it, in another process, is finished.
+PREDECESSOR_POLL = 0.5
+
+
+class Turns:
+    """Accepts messages and tells their replies.
+
+    Args:
+        process_id: Owner of the replies that this process generates; see `chatrpc.turns.lease`.
+    """
+
+    def __init__(self, parts: TurnParts, reports: Reports, process_id: UUID) -> None:
+        self._parts = parts
+        self._reports = reports
+        self._process_id = process_id
+        self._running: dict[tuple[UUID, UUID], Generation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._locks = _Locks()
+
+    async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+        """Accept a message; its reply is generated whether or not the events are read.
+
+        A resend with the same key attaches to the same turn, running, finished or left behind by a dead process.
+
+        Returns:
+            What is committed, and the reply's events from the first on.
+
+        Raises:
+            NotFound, AlreadyExists, InvalidInput: As Transcript.append.
+            Unavailable: The database cannot be reached; the same send succeeds later, once.
+        """
+        user_id = caller.user_id
+        pending = self._parts.assembler.embed_query(message.parts)
+        tokens = sum(estimate_tokens(part.text) for part in message.parts)
+        # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
+        # reply that is committed but not yet running.
+        async with self._locks.held((user_id, message.conversation_id)):
+            try:
+                accepted = await self._parts.transcript.append(
+                    user_id, message, tokens=tokens, actor=caller.actor, owner=self._process_id
+                )
+            except BaseException:
+                pending.cancel()
+                raise
+            if accepted.duplicate:
+                pending.cancel()
+                return accepted, await self._attach(user_id, accepted, 0, 0)
+            self._parts.assembler.appended(user_id, accepted)
+            running = self._start(user_id, accepted, 1, pending, message.coalesce_window)
+            return accepted, running.read(0)
+
+    async def follow(
+        self, caller: Caller, reply_id: UUID, attempt: int, after_sequence: int
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        """The events of a reply after one that the reader has seen: `(attempt, after_sequence)`, or `(0, 0)`.
+
+        If the reader's attempt is not the current one, all events of the current one.
+
+        Raises:
+            NotFound: No such reply.
+            OutOfRange: The reply has not come so far.
+            Unavailable: Another living process is at work on it, or the database cannot be reached.
+        """
+        return await self._follow(caller.user_id, reply_id, attempt, after_sequence)
+
+    async def _follow(
+        self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        running = self._running.get((user_id, reply_id))
+        if running is not None:
+            return _read(running.log, attempt, after_sequence)
+        accepted = await self._parts.transcript.turn(user_id, reply_id)
+        async with self._locks.held((user_id, accepted.message.conversation_id)):
+            return await self._attach(user_id, accepted, attempt, after_sequence)
+
+    async def cancel(self, caller: Caller, reply_id: UUID) -> bool:
+        """Stop a reply that this process generates.
+
+        Returns:
+            Whether it was running.
+
+        Raises:
+            NotFound: No such reply.
+            Unavailable: Another process is at work on it.
+        """
+        running = self._running.get((caller.user_id, reply_id))
+        if running is not None:
+            running.cancel()
+            return True
+        accepted = await self._parts.transcript.turn(caller.user_id, reply_id)
+        if accepted.reply.state.finished:
+            return False
+        async with self._locks.held((caller.user_id, accepted.message.conversation_id)):
+            await self._attach(caller.user_id, accepted, 0, 0)
+            left_behind = self._running.get((caller.user_id, reply_id))
+            if left_behind is not None:
+                left_behind.cancel()
+        return left_behind is not None
+
+    def cancel_conversation(self, user_id: UUID, conversation_id: UUID) -> None:
+        """Stop all replies of a conversation that this process generates."""
+        for running in list(self._running.values()):
+            if running.user_id == user_id and running.conversation_id == conversation_id:
+                running.cancel()
+
+    async def drain(self, grace: float) -> None:
+        """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=grace)
+        for running in list(self._running.values()):
+            running.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    def _start(
+        self,
+        user_id: UUID,
+        accepted: Accepted,
+        attempt: int,
+        pending: PendingQuery | None,
+        coalesce_window: float | None,
+    ) -> ReplyLog:
+        generation = Generation(
+            self._parts,
+            user_id,
+            accepted,
+            attempt,
+            coalesce_window=coalesce_window,
+            pending=pending,
+            before=self._predecessor(user_id, accepted),
+        )
+        key = (user_id, accepted.reply.id)
+        self._running[key] = generation
+        task = asyncio.create_task(self._run(key, generation), name=f"reply {accepted.reply.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return generation.log
+
+    async def _run(self, key: tuple[UUID, UUID], generation: Generation) -> None:
+        try:
+            await generation.run()
+        except Exception:
+            log.exception("generation_failed", reply_id=str(key[1]))
+        finally:
+            if self._running.get(key) is generation:
+                del self._running[key]
+
+    async def _attach(
+        self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        """Read a turn that is stored: live, finished, or started anew. The conversation's lock is held."""
+        reply_id = accepted.reply.id
+        running = self._running.get((user_id, reply_id))
+        if running is not None:
+            return _read(running.log, attempt, after_sequence)
+        if accepted.reply.state.finished:
+            return await self._replayed(user_id, accepted.reply, attempt, after_sequence)
+        begun = await self._parts.transcript.begin_attempt(user_id, reply_id, self._process_id)
+        # The reply was read before the lock was held, so it is read again.
+        current = await self._parts.transcript.turn(user_id, reply_id)
+        if begun is not None:
+            return _read(self._start(user_id, current, begun, None, None), attempt, after_sequence)
+        if current.reply.state.finished:
+            return await self._replayed(user_id, current.reply, attempt, after_sequence)
+        raise held_elsewhere()
+
+    async def _replayed(
+        self, user_id: UUID, reply: Message, attempt: int, after_sequence: int
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        try:
+            report = await self._reports.get(user_id, reply.id)
+        except NotFound:
+            report = None
+        events = replay(reply, report)
+        position = after_sequence if attempt == reply.attempt else 0
+        if position > len(events):
+            raise beyond_the_end(position, len(events))
+        return _iterate(events[position:])
+
+    def _predecessor(self, user_id: UUID, accepted: Accepted) -> Callable[[], Awaitable[None]] | None:
+        """What a queued turn waits for: the end of the reply before it."""
+        parent_id = accepted.message.parent_id
+        if not accepted.parent_pending or parent_id is None:
+            return None
+        return partial(self._finished, user_id, parent_id)
+
+    async def _finished(self, user_id: UUID, reply_id: UUID) -> None:
+        """Wait until a reply is finished; a reply that a dead process left behind is attempted anew."""
+        while True:
+            try:
+                async for _ in await self._follow(user_id, reply_id, 0, 0):
+                    pass
+            except Unavailable:
+                await asyncio.sleep(PREDECESSOR_POLL)
+            else:
+                return
+
+
+def _read(running: ReplyLog, attempt: int, after_sequence: int) -> AsyncGenerator[ReplyEvent, None]:
+    return running.read(after_sequence if attempt == running.attempt else 0)
+
+
+async def _iterate(events: list[ReplyEvent]) -> AsyncGenerator[ReplyEvent, None]:
+    for event in events:
+        yield event
+
+
+class _Locks:
+    """A lock a key, kept while somebody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[tuple[UUID, UUID], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._users: defaultdict[tuple[UUID, UUID], int] = defaultdict(int)
+
+    @asynccontextmanager
+    async def held(self, key: tuple[UUID, UUID]) -> AsyncIterator[None]:
+        self._users[key] += 1
+        try:
+            async with self._locks[key]:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
