@@ -1,0 +1,158 @@
+"""Messages, settings and conversations between `chatapi.v1` and the domain.
+
+Requests are validated before they come here (`chatrpc.rpc.validation`), so ids are UUIDs and enum values are known.
+An empty field of a request is None in the domain: the outer value, or the server's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from chatapi.v1 import conversation_pb2, message_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chatrpc.domain import (
+    Conversation,
+    FinishReason,
+    MemoryScope,
+    Message,
+    MessageState,
+    OutgoingMessage,
+    Part,
+    RetrievalMode,
+    Role,
+    Sampling,
+    TextPart,
+    TurnSettings,
+    Usage,
+)
+
+# Domain and contract name their values alike, which a missing name breaks at import.
+ROLES = {role: message_pb2.Role.Value(f"ROLE_{role.name}") for role in Role}
+_STATES = {state: message_pb2.MessageState.Value(f"MESSAGE_STATE_{state.name}") for state in MessageState}
+_FINISH_REASONS: dict[FinishReason | None, message_pb2.FinishReason.ValueType] = {
+    None: message_pb2.FINISH_REASON_UNSPECIFIED,
+    **{reason: message_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}") for reason in FinishReason},
+}
+_SCOPES: dict[MemoryScope | None, message_pb2.MemoryScope.ValueType] = {
+    None: message_pb2.MEMORY_SCOPE_UNSPECIFIED,
+    **{scope: message_pb2.MemoryScope.Value(f"MEMORY_SCOPE_{scope.name}") for scope in MemoryScope},
+}
+_MODES: dict[RetrievalMode | None, message_pb2.RetrievalMode.ValueType] = {
+    None: message_pb2.RETRIEVAL_MODE_UNSPECIFIED,
+    **{mode: message_pb2.RetrievalMode.Value(f"RETRIEVAL_MODE_{mode.name}") for mode in RetrievalMode},
+}
+_SCOPE_OF = {number: scope for scope, number in _SCOPES.items()}
+_MODE_OF = {number: mode for mode, number in _MODES.items()}
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment with its time zone; microseconds are kept."""
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def optional_id(value: UUID | None) -> str:
+    """An id, empty where there is none."""
+    return "" if value is None else str(value)
+
+
+def parts_to_proto(parts: Iterable[Part]) -> list[message_pb2.Part]:
+    return [message_pb2.Part(text=message_pb2.TextPart(text=part.text)) for part in parts]
+
+
+def parts_from_proto(parts: Iterable[message_pb2.Part]) -> tuple[Part, ...]:
+    return tuple(TextPart(part.text.text) for part in parts)
+
+
+def settings_to_proto(settings: TurnSettings) -> message_pb2.TurnSettings:
+    sampling = settings.sampling
+    return message_pb2.TurnSettings(
+        system_instruction=settings.system_instruction or "",
+        model=settings.model or "",
+        # An absent field says as much as one with nothing in it, in fewer bytes.
+        sampling=None
+        if sampling == Sampling()
+        else message_pb2.Sampling(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_output_tokens=sampling.max_output_tokens
+        ),
+        memory_scope=_SCOPES[settings.memory_scope],
+        retrieval_mode=_MODES[settings.retrieval_mode],
+    )
+
+
+def settings_from_proto(settings: message_pb2.TurnSettings) -> TurnSettings:
+    sampling = settings.sampling
+    return TurnSettings(
+        system_instruction=settings.system_instruction or None,
+        model=settings.model or None,
+        sampling=Sampling(
+            temperature=sampling.temperature if sampling.HasField("temperature") else None,
+            top_p=sampling.top_p if sampling.HasField("top_p") else None,
+            max_output_tokens=sampling.max_output_tokens if sampling.HasField("max_output_tokens") else None,
+        ),
+        memory_scope=_SCOPE_OF[settings.memory_scope],
+        retrieval_mode=_MODE_OF[settings.retrieval_mode],
+    )
+
+
+def message_to_proto(message: Message) -> message_pb2.Message:
+    return message_pb2.Message(
+        id=str(message.id),
+        conversation_id=str(message.conversation_id),
+        parent_id=optional_id(message.parent_id),
+        sequence=message.sequence,
+        role=ROLES[message.role],
+        state=_STATES[message.state],
+        parts=parts_to_proto(message.parts),
+        create_time=timestamp(message.created_at),
+        finish_time=None if message.finished_at is None else timestamp(message.finished_at),
+        client_message_id=message.client_message_id or "",
+        actor=message.actor or "",
+        model=message.model or "",
+        finish_reason=_FINISH_REASONS[message.finish_reason],
+        usage=None if message.usage is None else _usage(message.usage),
+        error_reason=message.error_reason or "",
+    )
+
+
+def _usage(usage: Usage) -> message_pb2.Usage:
+    return message_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        estimated=usage.estimated,
+    )
+
+
+def conversation_to_proto(conversation: Conversation) -> conversation_pb2.Conversation:
+    return conversation_pb2.Conversation(
+        id=str(conversation.id),
+        title=conversation.title,
+        settings=settings_to_proto(conversation.settings),
+        labels=conversation.labels,
+        revision=conversation.revision,
+        head_message_id=optional_id(conversation.head_id),
+        message_count=conversation.message_count,
+        create_time=timestamp(conversation.created_at),
+        update_time=timestamp(conversation.updated_at),
+    )
+
+
+def outgoing_from_proto(message: message_pb2.OutgoingMessage) -> OutgoingMessage:
+    return OutgoingMessage(
+        conversation_id=UUID(message.conversation_id),
+        client_message_id=message.client_message_id,
+        parts=parts_from_proto(message.parts),
+        parent_id=UUID(message.parent_id) if message.parent_id else None,
+        settings=settings_from_proto(message.settings),
+        coalesce_window=_seconds(message.coalesce_window) if message.HasField("coalesce_window") else None,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

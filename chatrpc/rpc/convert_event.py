@@ -1,0 +1,39 @@
+"""What a turn says, as `chatapi.v1` states it; the same on every door."""
+
+from __future__ import annotations
+
+from chatapi.v1 import chat_service_pb2
+
+from chatrpc.domain import Accepted
+from chatrpc.rpc.convert import message_to_proto
+from chatrpc.rpc.convert_report import report_to_proto
+from chatrpc.rpc.status import status_of
+from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+
+
+def accepted_to_proto(accepted: Accepted, request_id: str = "") -> chat_service_pb2.MessageAccepted:
+    """Args: request_id: Of the request on a Chat stream; empty on the other doors."""
+    return chat_service_pb2.MessageAccepted(
+        request_id=request_id,
+        message=message_to_proto(accepted.message),
+        reply_id=str(accepted.reply.id),
+        reply_sequence=accepted.reply.sequence,
+        duplicate=accepted.duplicate,
+    )
+
+
+def event_to_proto(event: ReplyEvent) -> chat_service_pb2.ReplyEvent:
+    said = chat_service_pb2.ReplyEvent(reply_id=str(event.reply_id), attempt=event.attempt, sequence=event.sequence)
+    match event.event:
+        case Delta(text):
+            said.delta.text = text
+        case ContextBuilt(report):
+            said.context_report.CopyFrom(report_to_proto(report))
+        case Completed(message):
+            said.completed.message.CopyFrom(message_to_proto(message))
+        case Failed(error, message):
+            said.failed.status.CopyFrom(status_of(error))
+            said.failed.message.CopyFrom(message_to_proto(message))
+        case Restarted():
+            said.restarted.SetInParent()
+    return said

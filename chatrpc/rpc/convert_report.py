@@ -1,0 +1,102 @@
+"""Context reports and prompts as `chatapi.v1` states them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from chatapi.v1 import context_report_pb2, conversation_service_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from chatrpc.domain import (
+    ContextReport,
+    DropReason,
+    Hit,
+    PromptMessage,
+    RetrievalOutcome,
+    Section,
+)
+from chatrpc.rpc.convert import ROLES, optional_id, timestamp
+
+_OUTCOMES = {
+    outcome: context_report_pb2.RetrievalOutcome.Value(f"RETRIEVAL_OUTCOME_{outcome.name}")
+    for outcome in RetrievalOutcome
+}
+_DROP_REASONS = {reason: context_report_pb2.DropReason.Value(f"DROP_REASON_{reason.name}") for reason in DropReason}
+_SECTIONS = {section: context_report_pb2.PromptSection.Value(f"PROMPT_SECTION_{section.name}") for section in Section}
+
+
+def report_to_proto(report: ContextReport) -> context_report_pb2.ContextReport:
+    return context_report_pb2.ContextReport(
+        conversation_id=str(report.conversation_id),
+        query_message_id=optional_id(report.query_message_id),
+        revision=report.revision,
+        summary=_summary(report),
+        verbatim=[
+            context_report_pb2.VerbatimMessage(
+                message_id=optional_id(ref.message_id), sequence=ref.sequence, tokens=ref.tokens
+            )
+            for ref in report.verbatim
+        ],
+        retrieval=_OUTCOMES[report.retrieval],
+        retrieved=[_passage(hit) for hit in report.hits],
+        dropped=[
+            context_report_pb2.DroppedMessage(
+                message_id=str(dropped.message_id), reason=_DROP_REASONS[dropped.reason], tokens=dropped.tokens
+            )
+            for dropped in report.dropped
+        ],
+        sections=[
+            context_report_pb2.SectionTokens(section=_SECTIONS[section], tokens=report.section_tokens[section])
+            for section in Section
+            if section in report.section_tokens
+        ],
+        budget_tokens=report.budget_tokens,
+        embedding_model=report.embedding_model,
+        model=report.model,
+        assembly_time=_duration(report.assembly_micros),
+        embedding_time=_duration(report.embedding_micros),
+    )
+
+
+def prompt_to_proto(prompt: Iterable[PromptMessage]) -> list[conversation_service_pb2.PromptMessage]:
+    return [
+        conversation_service_pb2.PromptMessage(
+            role=message.role,
+            content=message.content,
+            section=_SECTIONS[message.section],
+            message_ids=[str(message_id) for message_id in message.message_ids],
+        )
+        for message in prompt
+    ]
+
+
+def _summary(report: ContextReport) -> context_report_pb2.SummaryUse | None:
+    if report.summary_version is None:
+        return None
+    return context_report_pb2.SummaryUse(
+        version=report.summary_version,
+        anchor_message_id=optional_id(report.summary_anchor_id),
+        message_count=report.summarized_through_depth,
+        tokens=report.section_tokens.get(Section.SUMMARY, 0),
+    )
+
+
+def _passage(hit: Hit) -> context_report_pb2.RetrievedPassage:
+    return context_report_pb2.RetrievedPassage(
+        message_id=str(hit.message_id),
+        conversation_id=str(hit.conversation_id),
+        role=ROLES[hit.role],
+        text=hit.text,
+        cosine=hit.cosine,
+        rank=hit.rank,
+        sure=hit.sure,
+        create_time=timestamp(hit.created_at),
+        tokens=hit.tokens,
+    )
+
+
+def _duration(micros: int) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(microseconds=micros))
+    return duration

@@ -1,0 +1,100 @@
+"""The gRPC server: what is registered, with which limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from chatapi.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
+from chatapi.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from chatrpc.context.assembler import ContextAssembler
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.reports import Reports
+from chatrpc.errors import SettingsError
+from chatrpc.rpc.chat_servicer import ChatServicer
+from chatrpc.rpc.conversation_servicer import ConversationServicer
+from chatrpc.rpc.drain import Drain
+from chatrpc.rpc.health import NAMES, Health
+from chatrpc.rpc.identity import TokenVerifier
+from chatrpc.rpc.interceptor import CallInterceptor
+from chatrpc.rpc.outbox import StreamPolicy
+from chatrpc.rpc.reflection import add_reflection
+from chatrpc.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from chatrpc.turns.service import Turns
+
+# Seconds in which calls that are no streams of ours may end once the drain is over: queries, watchers of health.
+STOP_GRACE = 1.0
+
+
+def build_grpc_server(
+    settings: ServerSettings,
+    verifier: TokenVerifier,
+    turns: Turns,
+    conversations: Conversations,
+    reports: Reports,
+    assembler: ContextAssembler,
+    drain: Drain,
+    health: Health,
+) -> grpc.aio.Server:
+    """A server with all services, not yet listening; call it inside the running event loop."""
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(verifier, settings.max_message_bytes)], options=_options(settings)
+    )
+    policy = StreamPolicy(drain=drain, heartbeat=settings.heartbeat, max_turns=settings.max_turns_per_stream)
+    add_ChatServiceServicer_to_server(ChatServicer(turns, policy), server)
+    add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler), server)
+    add_HealthServicer_to_server(health, server)
+    services = (*(name for name in NAMES if name), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    add_reflection(server, services)
+    return server
+
+
+def bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    """Open the server's port, and say which one it is.
+
+    Raises:
+        SettingsError: The port is in use, or the address is none of this machine's.
+    """
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        return server.add_insecure_port(f"{host}:{settings.port}")
+    except RuntimeError:
+        raise SettingsError(
+            f"The server cannot listen on {host}:{settings.port}: the port is in use or the address is not of this "
+            "machine; set CHATRPC_SERVER_HOST and CHATRPC_SERVER_PORT."
+        ) from None
+
+
+async def drain_and_stop(server: grpc.aio.Server, health: Health, drain: Drain, grace: float) -> None:
+    """Send new calls elsewhere, let running replies be told to their end, and stop.
+
+    Args:
+        grace: Seconds that streams of replies get.
+    """
+    health.drain()
+    drain.begin(grace)
+    await drain.streams_ended()
+    await server.stop(STOP_GRACE)
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        # Up to twice the limit is read and answered with a typed error; beyond, grpc itself refuses with a bare
+        # RESOURCE_EXHAUSTED, which also ends a stream.
+        ("grpc.max_receive_message_length", 2 * settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        # A client behind a NAT that drops idle connections is found out within a minute and a half.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Envoy pings its connections every few seconds, also those without calls; by default grpc takes more than
+        # two pings in five minutes for an attack and closes the connection.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Without this, a second server on the same port starts without a word and takes half of the connections.
+        ("grpc.so_reuseport", 0),
+    ]

@@ -1,0 +1,58 @@
+"""The life of a stream that follows one reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from chatrpc.domain import Caller
+from chatrpc.rpc.outbox import Outbox, StreamPolicy
+
+_E = TypeVar("_E")
+_T = TypeVar("_T")
+
+
+async def with_lifecycle(
+    events: AsyncGenerator[_E, None],
+    convert: Callable[[_E], _T],
+    say: Callable[..., _T],
+    caller: Caller,
+    policy: StreamPolicy,
+) -> AsyncGenerator[_T, None]:
+    """The events, converted, with signs of life and notices between them; see `Outbox`.
+
+    Closing the generator closes `events`.
+
+    Raises:
+        Unauthenticated, Unavailable: As `Outbox.stream`.
+        Exception: What `events` raises.
+    """
+    outbox = Outbox(say, caller, policy)
+
+    async def pump() -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    await outbox.put(convert(event))
+        except Exception as error:
+            outbox.end(error)
+        else:
+            outbox.end()
+
+    task = asyncio.create_task(pump())
+    try:
+        async with aclosing(outbox.stream()) as stream:
+            async for response in stream:
+                yield response
+    finally:
+        await stop([task])
+
+
+async def stop(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

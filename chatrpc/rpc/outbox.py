@@ -1,0 +1,194 @@
+"""What one stream says: its events, and between them the signs of life and the notices of its end.
+
+Streams of replies wait a lot, and there may be ten thousand of them on a server. So one outbox costs one timer, one
+deque and no task, and an event passes it without a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from chatapi.v1.chat_service_pb2 import GoingAway, Pong
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chatrpc.domain import Caller
+from chatrpc.errors import Reason, Unauthenticated
+from chatrpc.rpc.drain import Drain
+
+_T = TypeVar("_T")
+
+# Events that wait for a slow client at most; a further one makes its writer wait.
+CAPACITY = 64
+# Seconds before its token's expiry at which a stream says that it will end.
+EXPIRY_NOTICE = 30.0
+# Seconds that a client gets to take what it was sent when its stream has to end.
+WRITE_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """What all streams of a server have in common.
+
+    Attributes:
+        heartbeat: Seconds of silence after which a stream sends a pong.
+        max_turns: Turns that one Chat stream runs at most.
+        clock: Seconds since the epoch, as in `Caller.expires_at`.
+    """
+
+    drain: Drain
+    heartbeat: float
+    max_turns: int
+    clock: Callable[[], float] = time.time
+    write_grace: float = WRITE_GRACE
+
+
+class Outbox(Generic[_T]):
+    """Bounded; writers wait while it is full. Read it once, by `stream`.
+
+    Args:
+        say: Makes a response of the method, by its fields `pong` and `going_away`.
+        on_drain: Called when the server begins to drain, after the notice is in line.
+    """
+
+    def __init__(
+        self,
+        say: Callable[..., _T],
+        caller: Caller,
+        policy: StreamPolicy,
+        on_drain: Callable[[], None] | None = None,
+    ) -> None:
+        self._say = say
+        self._policy = policy
+        self._on_drain = on_drain
+        self._expires_at = caller.expires_at
+        self._items: deque[_T] = deque()
+        self._room = asyncio.Semaphore(CAPACITY)
+        self._reader: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._notices: list[GoingAway] = []
+        self._ended = False
+        self._error: Exception | None = None
+        self._cut: Exception | None = None
+        self._silent_since = 0.0
+        self._notice_at: float | None = None
+
+    async def put(self, item: _T) -> None:
+        await self._room.acquire()
+        self._items.append(item)
+        self._wake()
+
+    def end(self, error: Exception | None = None) -> None:
+        """No further item follows; the stream ends after those that are there, with the error if one is given."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._wake()
+
+    async def stream(self) -> AsyncGenerator[_T, None]:
+        """All that is put, until the end.
+
+        Raises:
+            Unauthenticated: The caller's token has expired.
+            Unavailable: The drain's deadline has passed.
+            Exception: The error of `end`.
+        """
+        loop = asyncio.get_running_loop()
+        left = self._expires_at - self._policy.clock()
+        # With less than a minute left, the notice comes half-way: at once, it would have a client that comes back
+        # with the same token turn in circles.
+        self._notice_at = self._expires_at - min(EXPIRY_NOTICE, left / 2)
+        self._silent_since = loop.time()
+        task = asyncio.current_task()
+        assert task is not None
+        self._arm(task)
+        self._policy.drain.join(self, lambda: self._drain_begins(task))
+        try:
+            while True:
+                if self._cut is not None:
+                    raise self._cut
+                if self._notices:
+                    response = self._say(going_away=self._notices.pop(0))
+                elif self._items:
+                    response = self._items.popleft()
+                    self._room.release()
+                elif self._ended:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                elif loop.time() >= self._silent_since + self._policy.heartbeat:
+                    response = self._say(pong=Pong())
+                else:
+                    await self._woken(loop)
+                    continue
+                yield response
+                self._silent_since = loop.time()
+        finally:
+            self._policy.drain.leave(self)
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._reader = loop.create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _drain_begins(self, task: asyncio.Task[object]) -> None:
+        deadline = self._policy.drain.deadline
+        assert deadline is not None
+        self._notices.append(_going_away(GoingAway.REASON_DRAINING, deadline))
+        if self._on_drain is not None:
+            self._on_drain()
+        self._arm(task)
+        self._wake()
+
+    def _arm(self, task: asyncio.Task[object]) -> None:
+        """Set the timer to whatever is due first: a heartbeat, the notice of expiry, or the end."""
+        loop = asyncio.get_running_loop()
+        now = self._policy.clock()
+        silence = loop.time() - self._silent_since
+        # A reader that is busy writing is not silent, however long it takes.
+        beat = self._policy.heartbeat - silence if self._reader is not None else self._policy.heartbeat
+        due = [beat, self._expires_at - now]
+        if self._notice_at is not None:
+            due.append(self._notice_at - now)
+        if self._policy.drain.deadline is not None:
+            due.append(self._policy.drain.deadline - now)
+        if self._timer is not None:
+            self._timer.cancel()
+        # Event loops round, so a timer may fire a little early; the floor keeps it from firing at once again.
+        self._timer = loop.call_later(max(min(due), 0.001), self._tick, task)
+
+    def _tick(self, task: asyncio.Task[object]) -> None:
+        now = self._policy.clock()
+        deadline = self._policy.drain.deadline
+        if now >= self._expires_at:
+            self._cut = Unauthenticated(
+                Reason.TOKEN_EXPIRED, "The token has expired; open a new stream with a fresh one."
+            )
+        elif deadline is not None and now >= deadline:
+            self._cut = self._policy.drain.error()
+        elif self._notice_at is not None and now >= self._notice_at:
+            self._notice_at = None
+            self._notices.append(_going_away(GoingAway.REASON_TOKEN_EXPIRING, self._expires_at))
+        if self._cut is None:
+            self._arm(task)
+        elif self._reader is None:
+            # The client does not take what it was sent, so it cannot be told why its stream ends.
+            self._timer = asyncio.get_running_loop().call_later(self._policy.write_grace, task.cancel)
+        self._wake()
+
+
+def _going_away(reason: GoingAway.Reason.ValueType, deadline: float) -> GoingAway:
+    stamp = Timestamp()
+    stamp.FromMilliseconds(round(deadline * 1000))
+    return GoingAway(reason=reason, deadline=stamp)
