@@ -121,9 +121,20 @@ class BatchingEmbedder:
                 job.missing -= 1
                 if not job.missing and not job.done.done():
                     job.done.set_result(job.vectors)
+            self._requeue(chunk[-1][0])
         self._running = None
 
+    def _requeue(self, job: _Job) -> None:
+        """Send what is left of a job behind the calls that came while its part was running."""
+        if job.done.done() or not job.order:
+            return
+        if self._closed:
+            job.done.set_exception(_closed())
+        else:
+            self._jobs.append(job)
+
     def _next_chunk(self) -> list[tuple[_Job, int]]:
+        """The texts of the next inference, taken off the queue; only the last job can have texts left."""
         chunk: list[tuple[_Job, int]] = []
         characters = 0
         while self._jobs and len(chunk) < self._max_batch:
@@ -137,8 +148,6 @@ class BatchingEmbedder:
             chunk += [(job, job.order.pop()) for _ in range(max(fitting, 1))]
             characters += size
             self._jobs.popleft()
-            if job.order:
-                self._jobs.append(job)
             if job.order or not fitting:
                 break
         return chunk

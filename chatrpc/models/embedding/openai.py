@@ -66,7 +66,8 @@ class OpenAIEmbedder:
     async def _request(self, texts: list[str]) -> Vectors:
         try:
             response = await self._client.embeddings.create(model=self._model, input=texts)
-            rows = [item.embedding for item in sorted(response.data, key=lambda item: item.index)]
+            rows = sorted(response.data, key=lambda item: item.index)
+            vectors: Vectors = np.asarray([row.embedding for row in rows], np.float32)
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise _unavailable() from error
         except openai.APIStatusError as error:
@@ -78,16 +79,14 @@ class OpenAIEmbedder:
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             # A body that is no list of embeddings surfaces as whatever the client's parsing stumbles over.
             raise _unavailable() from error
-        if len(rows) != len(texts):
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.size:
             raise _unavailable()
-        for row in rows:
-            if len(row) != self._space.dimension:
-                raise ModelRejected(
-                    Reason.MODEL_REJECTED,
-                    f"The embedding endpoint's vectors have {len(row)} dimensions; set CHATRPC_EMBEDDER_DIMENSION, "
-                    f"which is {self._space.dimension}, to that.",
-                )
-        vectors: Vectors = np.asarray(rows, np.float32)
+        if vectors.shape[1] != self._space.dimension:
+            raise ModelRejected(
+                Reason.MODEL_REJECTED,
+                f"The embedding endpoint's vectors have {vectors.shape[1]} dimensions; set "
+                f"CHATRPC_EMBEDDER_DIMENSION, which is {self._space.dimension}, to that.",
+            )
         lengths: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise _unavailable()

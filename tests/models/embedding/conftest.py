@@ -67,7 +67,9 @@ def tiny_folder(tmp_path: Path) -> Path:
     )
     set_pooling(folder, "mean")
     special = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 20, **special})
+    write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 20, **special}
+    )
     tokenizer = Tokenizer(WordPiece({token: place for place, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()

@@ -46,9 +46,7 @@ def test_processes_that_build_at_once_all_get_the_graph(tiny_folder: Path, tmp_p
         "print(cached_graph(folder, Path(sys.argv[2])).read_bytes() != b'')\n"
     )
     command = [sys.executable, "-c", program, str(tiny_folder), str(tmp_path / "cache")]
-    builders = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    builders = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for builder in builders:
         assert builder.stdout is not None
         assert builder.stdout.readline() == "ready\n"

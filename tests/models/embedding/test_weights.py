@@ -67,9 +67,7 @@ def test_finding_the_weights_runs_no_code_of_their_package() -> None:
             "modules are Transformer, Dense",
         ),
         (
-            lambda folder: write_json(
-                folder / "config_sentence_transformers.json", {"default_prompt_name": "query"}
-            ),
+            lambda folder: write_json(folder / "config_sentence_transformers.json", {"default_prompt_name": "query"}),
             "puts its prompt 'query' before each text",
         ),
         (lambda folder: change_json(folder / "sentence_bert_config.json", do_lower_case=True), "lower-cases text"),

@@ -1,0 +1,225 @@
+"""The queue in front of a model: what shares an inference, who goes first, and what closing does.
+
+The model here lets each inference wait for the test, so that what waits meanwhile is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from chatrpc.errors import Reason, Unavailable
+from chatrpc.models.embedding.batching import BatchingEmbedder
+from chatrpc.ports import EmbeddingSpace, Vectors
+from tests.support.embedder import word_vector
+
+DIMENSION = 32
+PATIENCE = 20
+
+
+class GatedEncoder:
+    """Reports each chunk that reaches it, and encodes it once it is released."""
+
+    def __init__(self) -> None:
+        self.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=64)
+        self.chunks: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.open = threading.Event()
+        self._steps: queue.Queue[None] = queue.Queue()
+        self._arrived = threading.Semaphore(0)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.threads.add(threading.current_thread().name)
+        self.chunks.append(list(texts))
+        self._arrived.release()
+        if not self.open.is_set():
+            self._steps.get(timeout=PATIENCE)
+        if "poison" in texts:
+            raise ArithmeticError("poisoned")
+        return np.stack([word_vector(text, DIMENSION) for text in texts])
+
+    async def arrived(self) -> list[str]:
+        """The next chunk, once it is in the model."""
+        assert await asyncio.to_thread(self._arrived.acquire, timeout=PATIENCE)
+        return self.chunks[-1]
+
+    def step(self) -> None:
+        self._steps.put(None)
+
+    def release(self) -> None:
+        self.open.set()
+        self.step()
+
+
+@pytest.fixture
+async def encoder() -> AsyncIterator[GatedEncoder]:
+    encoder = GatedEncoder()
+    yield encoder
+    encoder.release()
+
+
+@pytest.fixture
+async def embedder(encoder: GatedEncoder) -> AsyncIterator[BatchingEmbedder]:
+    embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=8)
+    yield embedder
+    encoder.release()
+    await embedder.aclose()
+
+
+async def submitted(embedder: BatchingEmbedder, *texts: str) -> asyncio.Task[Vectors]:
+    """A call of embed that is in the queue."""
+    task = asyncio.create_task(embedder.embed(texts))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_all_that_waits_shares_the_next_inference(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    first = await submitted(embedder, "first")
+    assert await encoder.arrived() == ["first"]
+    waiting = [await submitted(embedder, f"number {n}") for n in range(5)]
+    encoder.release()
+    assert await encoder.arrived() == [f"number {n}" for n in range(5)]
+    for n, call in enumerate(waiting):
+        np.testing.assert_array_equal(await call, [word_vector(f"number {n}", DIMENSION)])
+    await first
+
+
+async def test_no_inference_takes_more_texts_than_the_limit(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    encoder.release()
+    texts = [f"number {n}" for n in range(100)]
+    vectors = await embedder.embed(texts)
+    np.testing.assert_array_equal(vectors, [word_vector(text, DIMENSION) for text in texts])
+    assert max(len(chunk) for chunk in encoder.chunks) == 8
+
+
+async def test_long_texts_are_split_into_smaller_inferences(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    encoder.release()
+    # As much of each as the model reads is 256 characters, a limit of 16 texts; then 8 texts of 4 times as many.
+    encoder.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=256)
+    await embedder.embed([f"{n}" * 100_000 for n in range(8)])
+    assert [len(chunk) for chunk in encoder.chunks] == [4, 4]
+
+
+async def test_a_text_larger_than_an_inference_goes_alone(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    encoder.release()
+    encoder.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=8_192)
+    await embedder.embed(["x" * 30_000, "y" * 30_000])
+    assert [len(chunk) for chunk in encoder.chunks] == [1, 1]
+
+
+async def test_texts_of_a_bulk_job_meet_their_like(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    encoder.release()
+    texts = ["x" * length for length in (90, 5, 80, 3, 70, 2, 60, 1, 50, 4, 40, 6, 30, 7, 20, 8)]
+    await embedder.embed(texts)
+    assert [sorted(map(len, chunk)) for chunk in encoder.chunks] == [
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        [20, 30, 40, 50, 60, 70, 80, 90],
+    ]
+
+
+async def test_questions_pass_between_the_parts_of_a_bulk_job(
+    encoder: GatedEncoder, embedder: BatchingEmbedder
+) -> None:
+    bulk = await submitted(embedder, *(f"bulk {n}" for n in range(10_000)))
+    await encoder.arrived()
+    first = await submitted(embedder, "first question")
+    second = await submitted(embedder, "second question")
+    encoder.step()
+    assert await encoder.arrived() == ["first question", "second question"]
+    third = await submitted(embedder, "third question")
+    encoder.step()
+    assert all(text.startswith("bulk") for text in await encoder.arrived())
+    encoder.release()
+    await asyncio.gather(first, second, third)
+    assert not bulk.done()
+    assert encoder.chunks[3] == ["third question"]
+    assert (await bulk).shape == (10_000, DIMENSION)
+
+
+async def test_bulk_jobs_take_turns(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    one = await submitted(embedder, *("one" for _ in range(24)))
+    other = await submitted(embedder, *("other" for _ in range(24)))
+    encoder.release()
+    await asyncio.gather(one, other)
+    assert [chunk[0] for chunk in encoder.chunks] == ["one", "other"] * 3
+
+
+async def test_a_cancelled_call_is_dropped_and_the_others_go_on(
+    encoder: GatedEncoder, embedder: BatchingEmbedder
+) -> None:
+    bulk = await submitted(embedder, *(f"bulk {n}" for n in range(100)))
+    await encoder.arrived()
+    unwanted = await submitted(embedder, "unwanted")
+    wanted = await submitted(embedder, "wanted")
+    for call in (bulk, unwanted):
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    encoder.release()
+    np.testing.assert_array_equal(await wanted, [word_vector("wanted", DIMENSION)])
+    assert [len(chunk) for chunk in encoder.chunks] == [8, 1]
+    assert encoder.chunks[1] == ["wanted"]
+
+
+async def test_a_failed_inference_fails_its_own_callers_only(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    failing = await submitted(embedder, *("poison" for _ in range(20)))
+    await encoder.arrived()
+    healthy = await submitted(embedder, "healthy")
+    encoder.release()
+    with pytest.raises(ArithmeticError):
+        await failing
+    np.testing.assert_array_equal(await healthy, [word_vector("healthy", DIMENSION)])
+    assert len(encoder.chunks) == 2
+
+
+async def test_closing_ends_the_running_inference_refuses_the_rest_and_ends_the_thread(
+    encoder: GatedEncoder, embedder: BatchingEmbedder
+) -> None:
+    running = await submitted(embedder, "running")
+    await encoder.arrived()
+    waiting = await submitted(embedder, "waiting")
+    closing = asyncio.create_task(embedder.aclose())
+    with pytest.raises(Unavailable) as refusal:
+        await waiting
+    assert refusal.value.reason is Reason.SERVER_DRAINING
+    encoder.release()
+    np.testing.assert_array_equal(await running, [word_vector("running", DIMENSION)])
+    await closing
+    with pytest.raises(Unavailable):
+        await embedder.embed(["late"])
+    assert not encoder.threads & {thread.name for thread in threading.enumerate()}
+
+
+async def test_closing_refuses_the_rest_of_a_bulk_job(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    bulk = await submitted(embedder, *(f"bulk {n}" for n in range(1_000)))
+    await encoder.arrived()
+    closing = asyncio.create_task(embedder.aclose())
+    encoder.release()
+    await closing
+    with pytest.raises(Unavailable):
+        await bulk
+    assert len(encoder.chunks) == 1
+
+
+async def test_all_inference_is_in_one_thread_of_its_own(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    encoder.release()
+    await asyncio.gather(*(embedder.embed([f"number {n}"]) for n in range(50)))
+    assert len(encoder.threads) == 1
+    assert threading.current_thread().name not in encoder.threads
+
+
+async def test_a_model_that_cannot_be_loaded_leaves_no_thread() -> None:
+    def load() -> GatedEncoder:
+        raise ArithmeticError(threading.current_thread().name)
+
+    with pytest.raises(ArithmeticError) as failure:
+        await BatchingEmbedder.start(load, max_batch=8)
+    for thread in threading.enumerate():
+        if thread.name == str(failure.value):
+            await asyncio.to_thread(thread.join, PATIENCE)
+            assert not thread.is_alive()
