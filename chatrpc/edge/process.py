@@ -79,7 +79,7 @@ async def run_envoy(
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                process_group=0,
+                start_new_session=True,
             )
         try:
             yield EnvoyProcess(await _until_ready(process, admin, log), log, process)

@@ -43,7 +43,7 @@ async def test_an_envoy_that_ignores_the_polite_signal_is_ended_too(
     monkeypatch.setattr("chatrpc.edge.process._STOP_TIMEOUT", 0.1)
     async with run_envoy(_text(settings, auth)) as envoy:
         os.kill(envoy.pid, signal.SIGSTOP)
-    assert await envoy.wait() == -signal.SIGKILL
+    assert await asyncio.wait_for(envoy.wait(), 20) == -signal.SIGKILL
 
 
 async def test_a_ctrl_c_in_the_terminal_does_not_reach_it(settings: EdgeSettings, auth: AuthSettings) -> None:

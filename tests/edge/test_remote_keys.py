@@ -98,6 +98,7 @@ async def test_keys_are_there_before_the_first_call(upstream: Upstream, key: Sig
         _serve_keys(key_set(key)) as server,
         edge_before(upstream.port, _auth(f"http://127.0.0.1:{server.port}/keys")) as edge,
     ):
+        assert await edge.figure("http.edge.jwt_authn.jwks_fetch_success") == 1
         assert await _admitted(edge, key.token())
         assert not await _admitted(edge, SigningKey("another").token())
 
