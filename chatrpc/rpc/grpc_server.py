@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import cast
 
 import grpc
 from chatapi.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
@@ -23,12 +23,14 @@ from chatrpc.rpc.interceptor import CallInterceptor
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.reflection import add_reflection
 from chatrpc.settings import ServerSettings
+from chatrpc.turns.service import Turns
 
-if TYPE_CHECKING:
-    from chatrpc.turns.service import Turns
+SERVICES = tuple(name for name in NAMES if name)
 
 # Seconds in which calls that are no streams of ours may end once the drain is over: queries, watchers of health.
 STOP_GRACE = 1.0
+# Seconds in which readers take the last events of replies that the drain has stopped.
+TELL_GRACE = 2.0
 
 
 def build_grpc_server(
@@ -42,16 +44,45 @@ def build_grpc_server(
     health: Health,
 ) -> grpc.aio.Server:
     """A server with all services, not yet listening; call it inside the running event loop."""
+    server = new_grpc_server(settings, verifier, health)
+    add_services(server, settings, turns, conversations, reports, assembler, drain)
+    return server
+
+
+def new_grpc_server(settings: ServerSettings, verifier: TokenVerifier, health: Health) -> grpc.aio.Server:
+    """A server with health and reflection, not yet listening; call it inside the running event loop."""
     server = grpc.aio.server(
         interceptors=[CallInterceptor(verifier, settings.max_message_bytes)], options=_options(settings)
     )
-    policy = StreamPolicy(drain=drain, heartbeat=settings.heartbeat, max_turns=settings.max_turns_per_stream)
-    add_ChatServiceServicer_to_server(ChatServicer(turns, policy), server)
-    add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler), server)
     add_HealthServicer_to_server(health, server)
-    services = (*(name for name in NAMES if name), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    add_reflection(server, services)
+    add_reflection(server, (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
     return server
+
+
+def add_services(
+    server: grpc.aio.Server,
+    settings: ServerSettings,
+    turns: Turns,
+    conversations: Conversations,
+    reports: Reports,
+    assembler: ContextAssembler,
+    drain: Drain,
+) -> None:
+    """Register the services of the contract; the server may have started before."""
+    late = cast("grpc.aio.Server", _LateRegistration(server))
+    policy = StreamPolicy(drain=drain, heartbeat=settings.heartbeat, max_turns=settings.max_turns_per_stream)
+    add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
+    add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler, turns), late)
+
+
+class _LateRegistration:
+    """The server for the generated registration functions. A server that has started takes generic handlers alone."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: object) -> None:
+        pass
 
 
 def bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
@@ -70,15 +101,18 @@ def bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
         ) from None
 
 
-async def drain_and_stop(server: grpc.aio.Server, health: Health, drain: Drain, grace: float) -> None:
-    """Send new calls elsewhere, let running replies be told to their end, and stop.
+async def drain_and_stop(server: grpc.aio.Server, health: Health, drain: Drain, turns: Turns, grace: float) -> None:
+    """Send new calls elsewhere, let running replies come to their end and be told, and stop.
 
     Args:
-        grace: Seconds that streams of replies get.
+        grace: Seconds that running replies get; what they have by then is stored, and their readers are told.
     """
     health.drain()
-    drain.begin(grace)
+    drain.begin(grace + TELL_GRACE)
+    await turns.drain(grace)
     await drain.streams_ended()
+    # A message that was being accepted when the drain began may have started a reply after all.
+    await turns.drain(0)
     await server.stop(STOP_GRACE)
 
 

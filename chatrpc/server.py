@@ -1,0 +1,234 @@
+"""The composition root: build, register, serve, drain. The one place where the parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from chatrpc.context.assembler import ContextAssembler
+from chatrpc.context.memory import MemoryWorker
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.engine import Database, open_database, require_row_level_security
+from chatrpc.db.memory import MemoryTasks
+from chatrpc.db.processes import Processes
+from chatrpc.db.recall import Recall
+from chatrpc.db.reports import Reports
+from chatrpc.db.summaries import Summaries
+from chatrpc.db.transcript import Transcript
+from chatrpc.db.vectors import VectorStore
+from chatrpc.errors import Unavailable
+from chatrpc.models.chat import build_chat_model
+from chatrpc.models.embedding import build_embedder
+from chatrpc.models.summary import build_summarizer
+from chatrpc.ports import ChatModel, Embedder
+from chatrpc.rpc.drain import Drain
+from chatrpc.rpc.grpc_server import SERVICES, add_services, bind, drain_and_stop, new_grpc_server
+from chatrpc.rpc.health import Health
+from chatrpc.rpc.identity import TokenVerifier
+from chatrpc.rpc.jwks import KeySet
+from chatrpc.rpc.not_ready import NotReady
+from chatrpc.settings import (
+    AuthSettings,
+    ContextSettings,
+    DatabaseSettings,
+    EmbedderSettings,
+    ModelSettings,
+    ServerSettings,
+    load,
+)
+from chatrpc.turns.generation import TurnParts
+from chatrpc.turns.lease import process_lease
+from chatrpc.turns.service import Turns
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """What the background work needs to know."""
+
+    database: DatabaseSettings
+    model: ModelSettings
+    embedder: EmbedderSettings
+    context: ContextSettings
+
+    @classmethod
+    def load(cls) -> MemorySettings:
+        """From the environment. Raises SettingsError."""
+        return cls(load(DatabaseSettings), load(ModelSettings), load(EmbedderSettings), load(ContextSettings))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server needs to know."""
+
+    memory: MemorySettings
+    auth: AuthSettings
+    server: ServerSettings
+
+    @classmethod
+    def load(cls) -> Settings:
+        """From the environment. Raises SettingsError."""
+        return cls(MemorySettings.load(), load(AuthSettings), load(ServerSettings))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What conversations are remembered with; the server and the worker alike stand on it."""
+
+    database: Database
+    embedder: Embedder
+    chat_model: ChatModel
+    space_id: int
+
+    def worker(self, settings: MemorySettings) -> MemoryWorker:
+        return MemoryWorker(
+            MemoryTasks(self.database),
+            VectorStore(self.database),
+            Summaries(self.database),
+            Recall(self.database),
+            self.embedder,
+            build_summarizer(settings.model, self.chat_model, self.embedder),
+            self.space_id,
+            settings.context,
+        )
+
+    def assembler(self, settings: MemorySettings) -> ContextAssembler:
+        return ContextAssembler(
+            Recall(self.database),
+            self.embedder,
+            self.space_id,
+            settings.context,
+            settings.model,
+            self.chat_model.model_name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that listens.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    port: int
+    _serving: asyncio.Task[None]
+
+    async def failed(self) -> None:
+        """Wait until the server ends before it is told to, and raise what ended it."""
+        await asyncio.shield(self._serving)
+
+
+@asynccontextmanager
+async def run_server(settings: Settings, *, wait_ready: bool = True) -> AsyncIterator[RunningServer]:
+    """Run a server until the end of the block, then drain it.
+
+    It listens at once; until the database can be reached, calls are answered with UNAVAILABLE and RetryInfo.
+
+    Args:
+        wait_ready: Whether to wait for the database before the block begins.
+
+    Raises:
+        SettingsError: Settings contradict the machine or the database.
+    """
+    async with KeySet(settings.auth) as keys:
+        doors = _Doors(settings, keys)
+        port = bind(doors.server, settings.server)
+        await doors.server.start()
+        log.info("listening", port=port)
+        serving = asyncio.create_task(_serve(settings, doors), name="server")
+        ready = asyncio.create_task(doors.ready.wait(), name="server ready")
+        try:
+            if wait_ready:
+                await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                await serving
+            yield RunningServer(port, serving)
+        finally:
+            ready.cancel()
+            doors.stopping.set()
+            if not doors.ready.is_set():
+                serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
+            await doors.server.stop(None)
+
+
+class _Doors:
+    """The gRPC server, and what tells it and the rest of the server about each other."""
+
+    def __init__(self, settings: Settings, keys: KeySet) -> None:
+        self.health = Health()
+        self.drain = Drain()
+        self.ready = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.server = new_grpc_server(settings.server, TokenVerifier(settings.auth, keys), self.health)
+        self._not_ready = NotReady(SERVICES)
+        self.server.add_generic_rpc_handlers((self._not_ready,))
+
+    def open(self) -> None:
+        self._not_ready.done()
+        self.health.set_serving(True)
+        self.ready.set()
+
+
+async def _serve(settings: Settings, doors: _Doors) -> None:
+    """Reach the database, put the parts together, answer until told to stop, and drain."""
+    async with open_memory(settings.memory) as memory, process_lease(Processes(memory.database)) as process_id:
+        worker = memory.worker(settings.memory)
+        assembler = memory.assembler(settings.memory)
+        reports = Reports(memory.database)
+        parts = TurnParts(
+            transcript=Transcript(memory.database),
+            assembler=assembler,
+            model=memory.chat_model,
+            output_reserve=settings.memory.model.output_reserve,
+            coalesce_window=settings.server.coalesce_ms / 1000,
+            on_finished=worker.wake,
+        )
+        turns = Turns(parts, reports, process_id)
+        conversations = Conversations(memory.database)
+        add_services(doors.server, settings.server, turns, conversations, reports, assembler, doors.drain)
+        working = asyncio.create_task(worker.run(), name="memory worker") if settings.server.embedded_worker else None
+        try:
+            doors.open()
+            log.info("ready")
+            await doors.stopping.wait()
+            await drain_and_stop(doors.server, doors.health, doors.drain, turns, settings.server.drain_grace)
+        finally:
+            if working is not None:
+                working.cancel()
+                await asyncio.wait({working})
+
+
+@asynccontextmanager
+async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
+    """Load the models and reach the database, however long that takes.
+
+    Raises:
+        SettingsError: The models or the database are not what the settings say.
+    """
+    async with (
+        build_embedder(settings.embedder) as embedder,
+        open_database(settings.database) as database,
+        aclosing(build_chat_model(settings.model)) as chat_model,
+    ):
+        space_id = await _once_reachable(database, embedder)
+        yield Memory(database, embedder, chat_model, space_id)
+
+
+async def _once_reachable(database: Database, embedder: Embedder) -> int:
+    for pause in itertools.chain((0.2, 0.5), itertools.repeat(1.0)):
+        try:
+            await require_row_level_security(database)
+            return await VectorStore(database).register_space(embedder.space)
+        except Unavailable:
+            log.warning("database_unreachable", retry_in=pause)
+        await asyncio.sleep(pause)
+    raise AssertionError  # The loop above does not end.
