@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -84,8 +84,11 @@ def serve_keys(document: bytes) -> Iterator[KeyServer]:
             keys.requests += 1
             keys.answering.wait(30)
             self.send_response(keys.status)
+            self.send_header("Content-Length", str(len(keys.document)))
             self.end_headers()
-            self.wfile.write(keys.document)
+            # A client under test may have left.
+            with suppress(ConnectionError):
+                self.wfile.write(keys.document)
 
         def log_request(self, code: object = "-", size: object = "-") -> None:
             return
