@@ -7,7 +7,7 @@ import re
 # Behind a full stop there must be a space, but not behind a title; the full stops of Chinese and Japanese (U+3002,
 # U+FF01, U+FF1F) need none.
 _BOUNDARY = re.compile(
-    r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)\s+|(?<=[\u3002\uff01\uff1f])\s*|\s*\n\s*"
+    r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)\s+|(?<=[\u3002\uff01\uff1f])|\n"
 )
 
 

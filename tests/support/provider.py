@@ -316,8 +316,8 @@ def fold_transcript(prompt: str, max_words: int = 150) -> str | None:
         return None
     previous = re.search(r"<previous_summary>\n(.*)\n</previous_summary>", prompt, re.DOTALL)
     known = [line for line in previous[1].splitlines() if line.startswith("- ")] if previous else []
-    said = [line.removeprefix("user: ") for line in transcript[1].splitlines() if line.startswith("user: ")]
-    facts = list(dict.fromkeys([*known, *(f"- The user said: {line}" for line in said)]))
+    said = [line.split()[1:30] for line in transcript[1].splitlines() if line.startswith("user: ")]
+    facts = list(dict.fromkeys([*known, *(f"- The user said: {' '.join(words)}" for words in said)]))
     while sum(len(fact.split()) for fact in facts) > max_words and len(facts) > 1:
         facts.pop(0)
     return "Facts:\n" + "\n".join(facts)
