@@ -19,8 +19,9 @@ UNKNOWN_FLOOR = 0.2
 orders what passes and a floor that is too high hides memories silently. Models whose unrelated texts lie high (E5, BGE:
 often 0.6 and more) need a floor of their own by CHATRPC_EMBEDDER_FLOOR, or it filters nothing."""
 
-# all-MiniLM-L6-v2: LoCoMo, question to speaker-prefixed turn, recall@8 of the evidence over 1,535 questions is 0.42
-# without a floor, 0.42 at 0.3 and at 0.4, 0.36 at 0.5 and 0.05 at 0.7. 0.3 is the lower end of what loses nothing.
+# all-MiniLM-L6-v2 on LoCoMo (1,531 questions of categories 1 to 4, one speaker as the user, the other as the assistant,
+# turns by the text template, exact search): recall@8 of the evidence turns is 0.318 without a floor, 0.314 at 0.3,
+# 0.295 at 0.35, 0.244 at 0.4, 0.107 at 0.5 and 0.003 at 0.7. Of all turns, 9 % lie above 0.3 and 14 % above 0.25.
 _FLOORS = {MINILM_DIGEST: 0.3}
 
 

@@ -1,8 +1,11 @@
 """The form in which a message's text is embedded.
 
-Small embedding models find the answering turn more often when the text says who spoke: "speaker: text" has about
-1.5 times the recall of the bare text on LoCoMo's questions with all-MiniLM-L6-v2. The template is part of an
-embedding space's identity: whoever changes it must raise `TEMPLATE_VERSION`, and all messages are embedded anew.
+Small embedding models find the answering turn more often when the text says who spoke. With all-MiniLM-L6-v2 on
+LoCoMo's questions of categories 1 to 4, recall@8 of the evidence turns is 0.26 for the bare text, 0.32 for
+"role: text" and 0.42 for "name: text": its questions ask after people by name, and a role names nobody.
+
+The template is part of an embedding space's identity: whoever changes it must change `TEMPLATE_VERSION`, and all
+messages are embedded anew.
 """
 
 from __future__ import annotations

@@ -99,8 +99,7 @@ async def test_no_inference_takes_more_texts_than_the_limit(encoder: GatedEncode
 
 async def test_long_texts_are_split_into_smaller_inferences(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
     encoder.release()
-    # As much of each as the model reads is 256 characters, a limit of 16 texts; then 8 texts of 4 times as many.
-    encoder.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=256)
+    # Of each, the model reads 64 tokens, which are about 256 characters.
     await embedder.embed([f"{n}" * 100_000 for n in range(8)])
     assert [len(chunk) for chunk in encoder.chunks] == [4, 4]
 
