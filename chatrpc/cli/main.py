@@ -8,6 +8,8 @@ import sys
 
 import click
 
+from chatrpc.dev.stack import PartEndedError
+from chatrpc.edge.binary import EnvoyError
 from chatrpc.errors import SettingsError
 
 COMMANDS = {
@@ -44,11 +46,11 @@ def chatrpc() -> None:
 
 
 def main() -> None:
-    """Run the command line. A setting that is missing or wrong is one sentence, not a traceback."""
+    """Run the command line. What a person can mend is one sentence, not a traceback."""
     # Envoy and PostgreSQL are started as programs; gRPC need not survive a fork for that, and says so when it tries.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         chatrpc(prog_name="chatrpc")
-    except SettingsError as error:
+    except (SettingsError, EnvoyError, PartEndedError) as error:
         click.echo(f"chatrpc: {error}", err=True)
         sys.exit(2)
