@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from chatrpc.domain import Role
 from chatrpc.errors import SummaryRefused
+from chatrpc.models.embedding import build_embedder
 from chatrpc.models.summary.extractive import ExtractiveSummarizer
 from chatrpc.ports import Vectors
+from chatrpc.settings import EmbedderSettings
 from chatrpc.tokens import estimate_tokens
 from tests.models.summary.conftest import dialogue, message
 from tests.support.embedder import WordEmbedder
@@ -136,3 +139,14 @@ async def test_most_facts_survive_hundreds_of_folds_of_chatter(seed: int) -> Non
     assert summary is not None
     kept = [fact for fact in facts if f"user: {fact}" in summary.splitlines()]
     assert len(kept) >= 0.7 * len(facts), summary
+
+
+async def test_with_the_real_embedder_facts_outlive_later_talk(tmp_path: Path) -> None:
+    facts = ["My sister Ingrid lives in Oslo.", "I am allergic to peanuts.", "We moved to Gothenburg in 2019."]
+    async with build_embedder(EmbedderSettings(cache_dir=str(tmp_path))) as embedder:
+        summarizer = ExtractiveSummarizer(embedder)
+        summary = await summarizer.fold(None, dialogue(*facts), 150)
+        for day in ("a walk in the park", "an evening with friends", "a slow breakfast", "a film about the sea"):
+            talk = f"It was such a nice day with {day}! How was yours?"
+            summary = await summarizer.fold(summary, dialogue(talk, "That sounds lovely, tell me more!", talk), 150)
+    assert [fact for fact in facts if fact in summary] == facts
