@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc
@@ -18,9 +18,7 @@ from chatrpc.rpc.convert_event import accepted_to_proto, event_to_proto
 from chatrpc.rpc.lifecycle import with_lifecycle
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.turns.events import ReplyEvent
-
-if TYPE_CHECKING:
-    from chatrpc.turns.service import Turns
+from chatrpc.turns.service import Turns
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response", pb.SendMessageResponse, pb.ResumeReplyResponse)

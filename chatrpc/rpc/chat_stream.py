@@ -11,7 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chatapi.v1.chat_service_pb2 import CancelReplyResponse, ChatRequest, ChatResponse, Pong, TurnRejected
@@ -26,9 +25,7 @@ from chatrpc.rpc.outbox import Outbox, StreamPolicy
 from chatrpc.rpc.status import status_of
 from chatrpc.rpc.validation import Unreadable, checked
 from chatrpc.turns.events import ReplyEvent
-
-if TYPE_CHECKING:
-    from chatrpc.turns.service import Turns
+from chatrpc.turns.service import Turns
 
 
 class ChatStream:

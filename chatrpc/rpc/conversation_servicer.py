@@ -17,6 +17,7 @@ from chatrpc.rpc.conversation_changes import update_conversation
 from chatrpc.rpc.convert import conversation_to_proto, message_to_proto, parts_from_proto, settings_from_proto
 from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
 from chatrpc.rpc.page_token import next_page_token, page_of
+from chatrpc.turns.service import Turns
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,10 +25,13 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class ConversationServicer(ConversationServiceServicer):
     """Documented in the contract, `conversation_service.proto`."""
 
-    def __init__(self, conversations: Conversations, reports: Reports, assembler: ContextAssembler) -> None:
+    def __init__(
+        self, conversations: Conversations, reports: Reports, assembler: ContextAssembler, turns: Turns
+    ) -> None:
         self._conversations = conversations
         self._reports = reports
         self._assembler = assembler
+        self._turns = turns
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: _Context
@@ -70,6 +74,8 @@ class ConversationServicer(ConversationServiceServicer):
         self, request: pb.DeleteConversationRequest, context: _Context
     ) -> pb.DeleteConversationResponse:
         user_id, conversation_id = current_caller().user_id, UUID(request.conversation_id)
+        # First, so that the replies' readers hear of an end and not of a reply that has vanished.
+        self._turns.cancel_conversation(user_id, conversation_id)
         counts = await self._conversations.delete(user_id, conversation_id)
         self._assembler.forget(user_id, conversation_id)
         return pb.DeleteConversationResponse(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -22,8 +22,9 @@ from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.validation import checked, deserializer
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_Handler = grpc.RpcMethodHandler[Any, Any]
-_Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]
+# Generic for type checkers alone, hence the quotes.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]"
 
 # By (request is a stream, response is a stream): the attribute that holds the behaviour, and what makes a handler.
 _SHAPES: dict[tuple[bool, bool], tuple[str, Callable[..., _Handler]]] = {

@@ -44,7 +44,6 @@ class StreamPolicy:
     heartbeat: float
     max_turns: int
     clock: Callable[[], float] = time.time
-    write_grace: float = WRITE_GRACE
 
 
 class Outbox(Generic[_T]):
@@ -184,7 +183,7 @@ class Outbox(Generic[_T]):
             self._arm(task)
         elif self._reader is None:
             # The client does not take what it was sent, so it cannot be told why its stream ends.
-            self._timer = asyncio.get_running_loop().call_later(self._policy.write_grace, task.cancel)
+            self._timer = asyncio.get_running_loop().call_later(WRITE_GRACE, task.cancel)
         self._wake()
 
 

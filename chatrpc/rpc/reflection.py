@@ -29,8 +29,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
     async def answer(requests: AsyncIterable[Any], context: Any) -> AsyncGenerator[Any, None]:
         readable = (checked(request) async for request in requests)
-        # The stub calls a coroutine what is an async generator.
-        async for response in servicer.ServerReflectionInfo(readable, context):  # type: ignore[attr-defined]
+        async for response in servicer.ServerReflectionInfo(readable, context):
             yield response
 
     handler = grpc.stream_stream_rpc_method_handler(

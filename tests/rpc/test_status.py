@@ -1,0 +1,160 @@
+"""One table from errors to statuses, in step with the contract."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from chatapi.v1.error_reason_pb2 import ErrorReason
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatrpc.errors import (
+    AlreadyExists,
+    ChatError,
+    Conflict,
+    InvalidInput,
+    ModelRejected,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from chatrpc.rpc.status import (
+    MAX_STATUS_BYTES,
+    MAX_VIOLATIONS,
+    InvalidRequest,
+    Violation,
+    internal_error,
+    status_of,
+)
+
+PROTO = Path(__file__).parents[2] / "proto/chatapi/v1/error_reason.proto"
+
+# Each reason with the class that the rooms raise it by.
+RAISED: dict[Reason, ChatError] = {
+    error.reason: error
+    for error in (
+        InvalidInput("field", "Remedy."),
+        Unauthenticated(Reason.TOKEN_MISSING, "Remedy."),
+        Unauthenticated(Reason.TOKEN_INVALID, "Remedy."),
+        Unauthenticated(Reason.TOKEN_EXPIRED, "Remedy."),
+        Unavailable(Reason.KEYS_UNAVAILABLE, "Remedy."),
+        PermissionDenied(Reason.SCOPE_MISSING, "Remedy.", scope="chat.act_as"),
+        NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", "x"),
+        NotFound(Reason.MESSAGE_NOT_FOUND, "message", "x"),
+        NotFound(Reason.REPLY_NOT_FOUND, "reply", "x"),
+        NotFound(Reason.CONTEXT_REPORT_NOT_FOUND, "context report of reply", "x"),
+        AlreadyExists(Reason.CLIENT_MESSAGE_ID_REUSED, "message", "x", "Remedy."),
+        AlreadyExists(Reason.REQUEST_ID_REUSED, "conversation", "x", "Remedy."),
+        Conflict(Reason.REVISION_CONFLICT, "Remedy."),
+        OutOfRange(Reason.SEQUENCE_OUT_OF_RANGE, "Remedy."),
+        Unavailable(Reason.REPLY_HELD_ELSEWHERE, "Remedy."),
+        ResourceExhausted(Reason.TOO_MANY_TURNS, "Remedy.", "stream"),
+        ResourceExhausted(Reason.MESSAGE_TOO_LARGE, "Remedy.", "request"),
+        Unavailable(Reason.MODEL_UNAVAILABLE, "Remedy."),
+        ModelRejected(Reason.MODEL_REJECTED, "Remedy."),
+        Unavailable(Reason.DATABASE_UNAVAILABLE, "Remedy."),
+        Unavailable(Reason.SERVER_DRAINING, "Remedy."),
+        internal_error("r-1"),
+    )
+}
+
+
+def documented_codes() -> dict[str, str]:
+    """The status code that the comment of each value of the contract begins with."""
+    found = re.findall(r"// ([A-Z_]+)\. [^\n]*\n(?:\s*//[^\n]*\n)*\s*ERROR_REASON_([A-Z_]+) = ", PROTO.read_text())
+    return {reason: code for code, reason in found}
+
+
+def detail(status: Status, kind):
+    for packed in status.details:
+        if packed.Is(kind.DESCRIPTOR):
+            message = kind()
+            packed.Unpack(message)
+            return message
+    return None
+
+
+def test_the_contract_has_the_reasons_of_the_domain() -> None:
+    contract = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
+    assert contract == {reason.name for reason in Reason}
+    assert all(reason.name == reason.value for reason in Reason)
+
+
+def test_every_reason_has_the_code_that_the_contract_states() -> None:
+    assert set(RAISED) == set(Reason)
+    assert {reason.name: Code.Name(status_of(error).code) for reason, error in RAISED.items()} == documented_codes()
+
+
+@pytest.mark.parametrize("error", RAISED.values(), ids=lambda error: error.reason)
+def test_every_status_names_its_reason_and_what_belongs_to_it(error: ChatError) -> None:
+    info = detail(status_of(error), ErrorInfo)
+    assert info.domain == "chatrpc"
+    assert info.reason == error.reason
+    assert dict(info.metadata) == error.metadata
+    assert status_of(error).message == error.message
+
+
+def test_invalid_input_names_field_and_remedy() -> None:
+    [violation] = detail(status_of(InvalidInput("page_token", "Leave it empty.")), BadRequest).field_violations
+    assert (violation.field, violation.description) == ("page_token", "Leave it empty.")
+
+
+def test_what_is_unavailable_says_when_to_retry() -> None:
+    retry = detail(status_of(Unavailable(Reason.DATABASE_UNAVAILABLE, "Remedy.", retry_after=2.5)), RetryInfo)
+    assert retry.retry_delay.ToMilliseconds() == 2500
+
+
+def test_an_exhausted_resource_names_the_quota_and_the_wait_where_it_is_known() -> None:
+    status = status_of(ResourceExhausted(Reason.TOO_MANY_TURNS, "Wait.", "stream"))
+    [violation] = detail(status, QuotaFailure).violations
+    assert (violation.subject, violation.description) == ("stream", "Wait.")
+    assert detail(status, RetryInfo) is None
+    waiting = status_of(ResourceExhausted(Reason.TOO_MANY_TURNS, "Wait.", "stream", retry_after=1))
+    assert detail(waiting, RetryInfo).retry_delay.ToMilliseconds() == 1000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound(Reason.REPLY_NOT_FOUND, "reply", "r"),
+        AlreadyExists(Reason.REQUEST_ID_REUSED, "reply", "r", "Remedy."),
+    ],
+)
+def test_a_resource_is_named(error: ChatError) -> None:
+    info = detail(status_of(error), ResourceInfo)
+    assert (info.resource_type, info.resource_name) == ("reply", "r")
+
+
+def test_a_class_without_a_row_takes_that_of_its_parent() -> None:
+    class SpecialInput(InvalidInput):
+        pass
+
+    assert status_of(SpecialInput("field", "Remedy.")).code == Code.INVALID_ARGUMENT
+
+
+@given(st.lists(st.builds(Violation, st.text(max_size=5_000), st.text(max_size=5_000)), min_size=1, max_size=100))
+def test_a_status_fits_into_a_header_whatever_the_client_sent(violations: list[Violation]) -> None:
+    status = status_of(InvalidRequest(tuple(violations)))
+    assert status.ByteSize() <= MAX_STATUS_BYTES
+    kept = detail(status, BadRequest).field_violations
+    assert 1 <= len(kept) <= MAX_VIOLATIONS
+
+
+@given(st.text(max_size=20_000))
+def test_reflected_values_are_cut(text: str) -> None:
+    for error in (
+        NotFound(Reason.MESSAGE_NOT_FOUND, "message", text),
+        AlreadyExists(Reason.CLIENT_MESSAGE_ID_REUSED, "message", text, text),
+        ResourceExhausted(Reason.TOO_MANY_TURNS, text, text, retry_after=1),
+        InvalidInput(text, text),
+    ):
+        assert status_of(error).ByteSize() <= MAX_STATUS_BYTES
