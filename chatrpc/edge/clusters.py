@@ -51,8 +51,9 @@ JWKS_CLUSTER = "jwks"
 # Where Debian, Ubuntu, Alpine and Envoy's own images keep the authorities that the system trusts.
 SYSTEM_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
 
-# Envoy pings a silent connection to the server this often; the server must permit it
-# (`grpc.http2.min_recv_ping_interval_without_data_ms`), or it closes the connection for "too many pings".
+# Envoy pings its connections to the server this often. A gRPC server permits that only with
+# `grpc.http2.min_ping_interval_without_data_ms` (below this) and `grpc.keepalive_permit_without_calls`; else it ends
+# the connection and all its streams for "too many pings".
 UPSTREAM_KEEPALIVE = timedelta(seconds=30)
 
 _CONNECT_TIMEOUT = timedelta(seconds=2)

@@ -25,7 +25,7 @@ def _config(
 ) -> dict[str, Any]:
     auth = auth or AuthSettings(issuer="https://issuer.test", jwks_url=URL)
     text = render(build_bootstrap(edge or EdgeSettings(), auth, server or ServerSettings()))
-    config: dict[str, Any] = yaml.safe_load(text)
+    config: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
     return config
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import grpc
 import pytest
 
 from chatrpc.edge.routes import MAX_STREAM_DURATION
 from chatrpc.settings import AuthSettings
-from tests.edge.edge import Edge, edge_before_two
+from tests.edge.edge import Edge, edge_before, edge_before_two, until
 from tests.edge.issuer import SigningKey
 from tests.edge.upstream import CHAT, LIST_MESSAGES, Upstream, serve_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# RFC 9113: a header of 9 bytes and 8 of its own.
+PING_FRAME_BYTES = 17
 
 
 async def test_a_chat_goes_both_ways_at_the_same_time(edge: Edge, key: SigningKey) -> None:
@@ -48,6 +52,26 @@ async def test_a_callers_deadline_reaches_the_server(edge: Edge, upstream: Upstr
     call.cancel()
     assert upstream.last.time_remaining is not None
     assert upstream.last.time_remaining < 21
+
+
+async def test_a_silent_stream_outlives_the_pings_between_envoy_and_server(
+    auth: AuthSettings, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatrpc.edge.clusters.UPSTREAM_KEEPALIVE", timedelta(milliseconds=50))
+    async with serve_upstream() as upstream, edge_before(upstream.port, auth) as edge:
+        call = edge.channel.stream_stream(CHAT)(metadata=(("authorization", f"Bearer {key.token()}"),), timeout=60)
+        await call.write(b"before")
+        assert await call.read() == b"before"
+        sent = "cluster.chatrpc.upstream_cx_tx_bytes_total"
+        before = await edge.figure(sent)
+
+        async def twenty_pings_later() -> bool:
+            return call.done() or await edge.figure(sent) >= before + 20 * PING_FRAME_BYTES
+
+        await until(twenty_pings_later)
+        await call.write(b"after")
+        assert await call.read() == b"after"
+        call.cancel()
 
 
 async def test_a_user_keeps_a_server_whoever_calls_for_them(auth: AuthSettings, key: SigningKey) -> None:

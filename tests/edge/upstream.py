@@ -11,8 +11,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from chatrpc.edge.clusters import UPSTREAM_KEEPALIVE
-
 CHAT = "/chatapi.v1.ChatService/Chat"
 SEND_MESSAGE = "/chatapi.v1.ChatService/SendMessage"
 LIST_MESSAGES = "/chatapi.v1.ConversationService/ListMessages"
@@ -99,8 +97,9 @@ class _Handler(grpc.GenericRpcHandler):
 async def serve_upstream() -> AsyncIterator[Upstream]:
     """Serve on a free loopback port, healthy from the start."""
     upstream = Upstream()
+    # Both are needed for Envoy's pings; the first is for silent streams, the second for connections without a stream.
     server = grpc.aio.server(
-        options=[("grpc.http2.min_recv_ping_interval_without_data_ms", int(UPSTREAM_KEEPALIVE.total_seconds() * 500))]
+        options=[("grpc.http2.min_ping_interval_without_data_ms", 1), ("grpc.keepalive_permit_without_calls", 1)]
     )
     health_pb2_grpc.add_HealthServicer_to_server(upstream.health, server)
     server.add_generic_rpc_handlers((_Handler(upstream),))
