@@ -51,12 +51,12 @@ class ListingSummarizer:
 
     def __init__(self) -> None:
         self.failing: Exception | None = None
-        self.folded: list[list[UUID]] = []
+        self.folded: list[Message] = []
 
     async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
         if self.failing is not None:
             raise self.failing
-        self.folded.append([message.id for message in messages])
+        self.folded += messages
         return "\n".join(filter(None, [previous, *(str(message.id) for message in messages)]))
 
 
@@ -209,6 +209,7 @@ class Household:
 
         # Each message of the path exactly once: in the summary, or word for word, or reported as left out.
         assert covered == before[: len(covered)], "the summary covers the beginning of this very path"
+        assert all(message.state.finished for message in self.summarizer.folded)
         rest = before[len(covered) :]
         verbatim = [message_id for each in quoted for message_id in each.message_ids]
         assert verbatim == [each for each in rest if each not in dropped]
