@@ -46,6 +46,11 @@ class AuthSettings(BaseSettings):
         default=(),
         description="Comma-separated `client_id` claims that are accepted (AWS Cognito's access tokens have no `aud`).",
     )
+    act_as_scope: str = Field(
+        default="chat.act_as",
+        min_length=1,
+        description="Scope with which a service acts for users; AWS Cognito writes it as resource-server/chat.act_as.",
+    )
     jwks_refresh: float = Field(default=300.0, gt=0, description="Seconds after which the key set is fetched anew.")
 
     @model_validator(mode="before")

@@ -25,7 +25,6 @@ from chatrpc.settings import AuthSettings
 
 AUTHORIZATION = "authorization"
 ON_BEHALF_OF = "x-chatrpc-on-behalf-of"
-ACT_AS_SCOPE = "chat.act_as"
 
 # Characters; real tokens have some hundreds to a few thousand.
 MAX_TOKEN_LENGTH = 16 * 1024
@@ -86,11 +85,11 @@ class TokenVerifier:
         if on_behalf_of is None:
             subject, actor = verified.subject, None
         else:
-            if ACT_AS_SCOPE not in verified.scopes:
+            if self._settings.act_as_scope not in verified.scopes:
                 raise PermissionDenied(
                     Reason.SCOPE_MISSING,
-                    f"{ON_BEHALF_OF} needs a token with the scope {ACT_AS_SCOPE}.",
-                    scope=ACT_AS_SCOPE,
+                    f"{ON_BEHALF_OF} needs a token with the scope {self._settings.act_as_scope}.",
+                    scope=self._settings.act_as_scope,
                 )
             if not _is_subject(on_behalf_of):
                 raise InvalidInput(

@@ -223,7 +223,7 @@ async def test_a_reply_of_a_living_process_is_left_to_it(
     process: Process, database: Database, user_id: UUID, provider: Provider
 ) -> None:
     async with running(database, provider, user_id, process.conversation_id) as other:
-        accepted, key = await _left_behind(process, database, user_id, owner=other.process_id)
+        accepted, _ = await _left_behind(process, database, user_id, owner=other.process_id)
         with pytest.raises(Unavailable) as caught:
             await process.turns.follow(process.caller, accepted.reply.id, 0, 0)
         assert caught.value.reason is Reason.REPLY_HELD_ELSEWHERE
