@@ -39,7 +39,7 @@ def edge_settings(upstream_port: int, **changes: object) -> EdgeSettings:
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it holds; Envoy tells of no change by itself."""
     async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():
             await asyncio.sleep(0.02)
 
 
