@@ -127,7 +127,7 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         # Envoy pings its connections every few seconds, also those without calls; by default grpc takes more than
         # two pings in five minutes for an attack and closes the connection.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Without this, a second server on the same port starts without a word and takes half of the connections.
         ("grpc.so_reuseport", 0),
