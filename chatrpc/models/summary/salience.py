@@ -18,7 +18,8 @@ _PASSING = (
 # What a person is, has and does for good.
 _LASTING = re.compile(
     # My sister is, our rent was, my passport expires.
-    r"\b(?:my|our)\s+(?:[\w'-]+\s+){1,5}(?:is|are|was|were|has|lives?|works?|expires?|starts?|leaves?|wants?|needs?)\b"
+    r"\b(?:my|our)\s+(?:[\w'-]+\s+){1,5}"
+    r"(?:is|are|was|were|has|lives?|lived|works?|worked|expires?|starts?|leaves?|wants?|needs?)\b"
     # I was born, we've agreed, I prefer.
     rf"|{_I}\s+(?:born|called|named|from|allergic|married|engaged|divorced|vegan|vegetarian|learning|studying|training"
     r"|working as|writing|lived|worked|used to|prefer|moved|grew up|broke|quit|joined|adopted|bought|got|decided"

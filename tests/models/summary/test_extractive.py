@@ -98,6 +98,16 @@ async def test_a_summary_that_a_model_wrote_is_taken_over_line_by_line() -> None
     assert "user: My train leaves at 9." in summary.splitlines()
 
 
+async def test_of_sentences_of_like_worth_those_in_the_summary_stay() -> None:
+    old = ["My brother Anders lived in Turin.", "Our rent was 700 euros.", "My horse is called Comet."]
+    new = ["My cousin Marta worked in Lodz.", "Our boat was 20 years old.", "My school is called Hillside."]
+    summarizer = ExtractiveSummarizer(WordEmbedder())
+    summary = await summarizer.fold(None, [message(number, text) for number, text in enumerate(old, start=1)], 64)
+    assert summary.splitlines() == [f"user: {text}" for text in old]
+    later = [message(number, text) for number, text in enumerate(new, start=4)]
+    assert (await summarizer.fold(summary, later, 64)).startswith(summary)
+
+
 async def test_with_nothing_new_the_old_summary_stays() -> None:
     old = "user: My name is Ada.\nuser: I live in Turin."
     assert await ExtractiveSummarizer(WordEmbedder()).fold(old, dialogue("", ""), 256) == old
