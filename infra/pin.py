@@ -27,8 +27,8 @@ def export(*arguments: str) -> str:
 
 
 def pinned() -> str:
-    """The lines of the constraints: every package of the default installation."""
-    return "".join(f'    "{line}",\n' for line in export("--no-header", "--no-hashes").splitlines() if "==" in line)
+    """The lines of the constraints: every package but those of the extras."""
+    return "".join(f'    "{line}",\n' for line in export("--no-header", "--no-hashes", "--all-groups").splitlines() if "==" in line)
 
 
 def main(arguments: list[str]) -> int:
