@@ -25,6 +25,7 @@ from chatrpc.models.chat.usage import estimated_usage
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.settings import ModelSettings
 
+# In seconds: waits before a retry, and for the end of a response after its last event.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.25, 8.0
 _LINGER = 0.5
 _TRY_AGAIN = "try again in a moment."
@@ -32,7 +33,7 @@ _TRY_AGAIN = "try again in a moment."
 log = structlog.get_logger(__name__)
 
 
-class _Broken(Exception):
+class _AttemptError(Exception):
     """An attempt failed in a way that another may not; `retry_after` in seconds, where the endpoint said so."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -54,7 +55,7 @@ class _Reply:
     def take(self, chunk: Chunk) -> str | None:
         """Note what a chunk says. Returns its text, empty for a thought or the end; None if it brings neither."""
         if chunk.error:
-            raise _Broken(f"The language model's endpoint failed while it answered; {_TRY_AGAIN}")
+            raise _AttemptError(f"The language model's endpoint failed while it answered; {_TRY_AGAIN}")
         if chunk.usage is not None:
             self.usage = chunk.usage.to_domain()
         text = None
@@ -130,8 +131,9 @@ class OpenAIChatModel:
                     async for text in texts:
                         yield TextDelta(text)
                 break
-            except _Broken as broken:
-                backoff = min(_FIRST_BACKOFF * 2**attempt, _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
+            except _AttemptError as broken:
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, hides nothing
+                backoff = min(_FIRST_BACKOFF * 2**attempt, _LONGEST_BACKOFF) * jitter
                 wait = max(backoff, broken.retry_after or 0.0)
                 attempt += 1
                 hopeless = reply.started or attempt > self._max_retries or clock() + wait >= deadline
@@ -163,7 +165,7 @@ class OpenAIChatModel:
         """Send the request once and yield the text of its tokens.
 
         Raises:
-            _Broken: No complete reply came; `reply.started` tells whether a part of it did.
+            _AttemptError: No complete reply came; `reply.started` tells whether a part of it did.
             ModelRejected: The endpoint refuses the request.
         """
         clock = asyncio.get_running_loop().time
@@ -193,7 +195,7 @@ class OpenAIChatModel:
                         # Counted from here, so that a reader who takes his time does not use up the model's.
                         deadline = clock() + self._token_timeout
         if reply.reason is None:
-            raise _Broken(f"The language model's endpoint cut the reply off; {_TRY_AGAIN}")
+            raise _AttemptError(f"The language model's endpoint cut the reply off; {_TRY_AGAIN}")
 
     @contextmanager
     def _translated(self, reply: _Reply, model: str) -> Iterator[None]:
@@ -204,22 +206,22 @@ class OpenAIChatModel:
             raise self._status_failure(error, model) from None
         except TimeoutError:
             if reply.reason is None:
-                raise _Broken(self._silence(reply)) from None
+                raise _AttemptError(self._silence(reply)) from None
         except ValidationError:
             if reply.reason is None:
-                raise _Broken(f"The language model's endpoint sent what is no reply; {_TRY_AGAIN}") from None
+                raise _AttemptError(f"The language model's endpoint sent what is no reply; {_TRY_AGAIN}") from None
         except openai.APIConnectionError:
-            raise _Broken(f"The language model's endpoint cannot be reached; {_TRY_AGAIN}") from None
+            raise _AttemptError(f"The language model's endpoint cannot be reached; {_TRY_AGAIN}") from None
         except (openai.APIError, httpx2.HTTPError, httpx2.StreamError):
             if reply.reason is None:
-                raise _Broken(f"The language model's endpoint cut the reply off; {_TRY_AGAIN}") from None
+                raise _AttemptError(f"The language model's endpoint cut the reply off; {_TRY_AGAIN}") from None
 
     def _silence(self, reply: _Reply) -> str:
         if reply.started:
             return f"The language model fell silent for {self._token_timeout:g} seconds; {_TRY_AGAIN}"
         return f"The language model sent no token within {self._first_token_timeout:g} seconds; {_TRY_AGAIN}"
 
-    def _status_failure(self, error: openai.APIStatusError, model: str) -> _Broken | ModelRejected:
+    def _status_failure(self, error: openai.APIStatusError, model: str) -> _AttemptError | ModelRejected:
         """The failure that an HTTP status means. The provider's own words are for the log alone, without the key."""
         status = error.status_code
         log.warning(
@@ -230,12 +232,12 @@ class OpenAIChatModel:
             provider_message=error.message.replace(self._client.api_key, "[key]")[:300],
         )
         if status == 429:
-            return _Broken(
+            return _AttemptError(
                 "The language model's endpoint is overloaded (HTTP 429); try again later.",
                 _retry_after(error.response.headers),
             )
         if status in (408, 409) or status >= 500:
-            return _Broken(
+            return _AttemptError(
                 f"The language model's endpoint failed (HTTP {status}); {_TRY_AGAIN}",
                 _retry_after(error.response.headers),
             )

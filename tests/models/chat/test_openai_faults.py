@@ -54,12 +54,11 @@ async def test_a_failure_after_the_first_token_is_never_retried(
     provider: Provider, build_model: BuildModel, fault: Fault, sentence: str
 ) -> None:
     provider.script(Answer(fault=fault))
-    texts: list[str] = []
+    stream = build_model().stream(model_request("Hi"))
+    events = [await anext(stream) for _ in Answer().deltas]
+    assert events == [TextDelta(text) for text in Answer().deltas]
     with pytest.raises(Unavailable, match=sentence) as caught:
-        async for event in build_model().stream(model_request("Hi")):
-            assert isinstance(event, TextDelta)
-            texts.append(event.text)
-    assert "".join(texts) == HELLO
+        await anext(stream)
     assert caught.value.reason is Reason.MODEL_UNAVAILABLE
     assert "secret-key" not in caught.value.message
     assert len(provider.requests) == 1
