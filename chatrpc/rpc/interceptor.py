@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeAlias
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 import grpc
 
 from chatrpc.rpc.authentication import authenticate
-from chatrpc.rpc.call import REQUEST_ID_METADATA, begin_call
-from chatrpc.rpc.call_log import logged
-from chatrpc.rpc.failure import errors_as_status
+from chatrpc.rpc.call import REQUEST_ID_METADATA, Call, begin_call
+from chatrpc.rpc.call_log import log_call
+from chatrpc.rpc.failure import abort
 from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.validation import checked, deserializer
 
@@ -41,6 +42,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, verifier: TokenVerifier, max_message_bytes: int) -> None:
         self._verifier = verifier
         self._max_message_bytes = max_message_bytes
+        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -48,40 +50,67 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        assert handler.request_deserializer is not None  # All services of ours speak protobuf.
+        method = handler_call_details.method
+        # Ten thousand open streams of a method share one wrapper. A method changes its handler once, when the server
+        # has become ready.
+        wrapped = self._wrapped.get(method)
+        if wrapped is None or wrapped[0] is not handler:
+            wrapped = self._wrapped[method] = handler, self._wrap(method, handler)
+        return wrapped[1]
+
+    def _wrap(self, method: str, handler: _Handler) -> _Handler:
         attribute, make = _SHAPES[handler.request_streaming, handler.response_streaming]
-        behaviour = self._wrapped(getattr(handler, attribute), handler_call_details.method, handler.request_streaming)
+        behaviour = getattr(handler, attribute)
+        # A servicer of a request stream checks each request itself, since only it knows what a bad one ends.
+        check: Callable[[Any], Any] = (lambda requests: requests) if handler.request_streaming else checked
+
+        if inspect.isasyncgenfunction(behaviour):
+
+            async def run_stream(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
+                async with _Run(begin_call(method, context)) as run:
+                    await run.prepare(self._verifier)
+                    async with aclosing(behaviour(check(request), context)) as responses:
+                        async for response in responses:
+                            yield response
+
+            run: Callable[[Any, _Context], Any] = run_stream
+        else:
+
+            async def run_single(request: Any, context: _Context) -> Any:
+                async with _Run(begin_call(method, context)) as run:
+                    await run.prepare(self._verifier)
+                    return await behaviour(check(request), context)
+
+            run = run_single
+        assert handler.request_deserializer is not None  # All services of ours speak protobuf.
         return make(
-            behaviour,
+            run,
             request_deserializer=deserializer(handler.request_deserializer, self._max_message_bytes),
             response_serializer=handler.response_serializer,
         )
 
-    def _wrapped(
-        self, behaviour: Callable[[Any, _Context], Any], method: str, request_streaming: bool
-    ) -> Callable[[Any, _Context], Any]:
-        # A servicer of a request stream checks each request itself, since only it knows what a bad one ends.
-        check: Callable[[Any], Any] = (lambda requests: requests) if request_streaming else checked
 
-        @asynccontextmanager
-        async def served(context: _Context) -> AsyncGenerator[None, None]:
-            call = begin_call(method, context)
-            async with logged(call), errors_as_status(call):
-                await context.send_initial_metadata(((REQUEST_ID_METADATA, call.request_id),))
-                await authenticate(call, self._verifier)
-                yield
+class _Run:
+    """From the first look at a call to its log line. A class and no generator, which would cost each stream more."""
 
-        if inspect.isasyncgenfunction(behaviour):
+    __slots__ = ("_call",)
 
-            async def stream(request: Any, context: _Context) -> AsyncGenerator[Any, None]:
-                async with served(context), aclosing(behaviour(check(request), context)) as responses:
-                    async for response in responses:
-                        yield response
+    def __init__(self, call: Call) -> None:
+        self._call = call
 
-            return stream
+    async def prepare(self, verifier: TokenVerifier) -> None:
+        metadata = ((REQUEST_ID_METADATA, self._call.request_id),)
+        await self._call.context.send_initial_metadata(metadata)
+        await authenticate(self._call, verifier)
 
-        async def single(request: Any, context: _Context) -> Any:
-            async with served(context):
-                return await behaviour(check(request), context)
+    async def __aenter__(self) -> Self:
+        return self
 
-        return single
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+                await abort(self._call, error)
+        finally:
+            log_call(self._call, error)
