@@ -205,6 +205,15 @@ class LogSettings(BaseSettings):
     format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
 
 
+class ClientSettings(BaseSettings):
+    """The terminal client, `chatrpc chat`."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_")
+
+    endpoint: str = Field(default="http://127.0.0.1:8080", description="Server to talk to, where --endpoint is absent.")
+    token: SecretStr | None = Field(default=None, description="Access token for it, where --token is absent.")
+
+
 SECTIONS: tuple[type[BaseSettings], ...] = (
     DatabaseSettings,
     AuthSettings,
@@ -214,6 +223,7 @@ SECTIONS: tuple[type[BaseSettings], ...] = (
     ServerSettings,
     EdgeSettings,
     LogSettings,
+    ClientSettings,
 )
 
 Section = TypeVar("Section", bound=BaseSettings)
