@@ -39,7 +39,7 @@ def generate(target: Path) -> None:
         raise SystemExit(status)
     for stub in target.rglob("*_pb2_grpc.py*"):
         # protoc writes an empty module for each file without a service.
-        if "Servicer" not in stub.read_text():
+        if "Stub" not in stub.read_text():
             stub.unlink()
     for package in ("chatapi", "chatapi/v1", "buf", "buf/validate"):
         (target / package / "__init__.py").touch()
