@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 import grpc
+import structlog
 
 from chatrpc.domain import Caller
 from chatrpc.errors import Reason
@@ -27,6 +29,7 @@ class Call:
         request_id: The client's own or Envoy's where it is sane, else a new one.
         caller: None before the token is verified, and for open methods.
         reason: Why the call failed, once it has.
+        began: By `time.perf_counter`.
     """
 
     method: str
@@ -34,6 +37,7 @@ class Call:
     request_id: str
     caller: Caller | None = None
     reason: Reason | None = None
+    began: float = field(default_factory=time.perf_counter)
 
 
 _current: ContextVar[Call] = ContextVar("chatrpc_call")
@@ -44,6 +48,7 @@ def begin_call(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Call
     sent = metadata_values(context, REQUEST_ID_METADATA)
     sane = len(sent) == 1 and _SANE_REQUEST_ID.fullmatch(sent[0])
     call = Call(method, context, sent[0] if sane else str(uuid4()))
+    structlog.contextvars.bind_contextvars(request_id=call.request_id)
     # Never reset: grpc.aio runs each call in a task with a context of its own, which ends with the call.
     _current.set(call)
     return call

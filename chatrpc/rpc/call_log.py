@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import grpc
 import structlog
@@ -15,30 +13,27 @@ from chatrpc.rpc.call import Call
 _log = structlog.get_logger("chatrpc.rpc")
 
 
-@asynccontextmanager
-async def logged(call: Call) -> AsyncGenerator[None, None]:
-    """Writes the line when the call ends. Health checks come every few seconds, so theirs are of level debug."""
-    structlog.contextvars.bind_contextvars(request_id=call.request_id)
-    began = time.perf_counter()
-    status = grpc.StatusCode.OK.name
-    try:
-        yield
-    except grpc.aio.AbortError:
-        status = call.context.code().name
-        raise
-    except BaseException:
-        # The client is gone or its deadline has passed: the task is cancelled, or the generator closed.
+def log_call(call: Call, error: BaseException | None) -> None:
+    """Write the line of a call that has ended, by `error` if not well.
+
+    Health checks come every few seconds, so theirs are of level debug.
+    """
+    code = call.context.code()
+    if error is None:
+        status = grpc.StatusCode.OK.name
+    elif isinstance(error, Exception) and isinstance(code, grpc.StatusCode):
+        status = code.name
+    else:
+        # The client is gone or its deadline has passed: the task was cancelled, or the generator closed.
         status = grpc.StatusCode.CANCELLED.name
-        raise
-    finally:
-        write = _log.debug if is_open(call.method) else _log.info
-        write(
-            "call",
-            method=call.method,
-            request_id=call.request_id,
-            user_id=None if call.caller is None else str(call.caller.user_id),
-            actor=None if call.caller is None else call.caller.actor,
-            status=status,
-            reason=call.reason,
-            seconds=round(time.perf_counter() - began, 6),
-        )
+    write = _log.debug if is_open(call.method) else _log.info
+    write(
+        "call",
+        method=call.method,
+        request_id=call.request_id,
+        user_id=None if call.caller is None else str(call.caller.user_id),
+        actor=None if call.caller is None else call.caller.actor,
+        status=status,
+        reason=call.reason,
+        seconds=round(time.perf_counter() - call.began, 6),
+    )

@@ -14,7 +14,7 @@ from chatapi.v1.chat_service_pb2_grpc import ChatServiceServicer
 from chatrpc.rpc.call import current_call, current_caller
 from chatrpc.rpc.chat_stream import ChatStream
 from chatrpc.rpc.convert import outgoing_from_proto
-from chatrpc.rpc.convert_event import accepted_to_proto, event_to_proto
+from chatrpc.rpc.convert_event import accepted_to_proto, write_event
 from chatrpc.rpc.lifecycle import with_lifecycle
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.turns.events import ReplyEvent
@@ -34,8 +34,8 @@ class ChatServicer(ChatServiceServicer):
     async def Chat(
         self, request_iterator: AsyncIterator[pb.ChatRequest], context: _Context
     ) -> AsyncGenerator[pb.ChatResponse, None]:
-        stream = ChatStream(request_iterator, self._turns, current_call(), self._policy)
-        async with aclosing(stream.responses()) as responses:
+        chat = ChatStream(request_iterator, self._turns, current_call(), self._policy)
+        async with chat as stream, aclosing(stream.responses()) as responses:
             async for response in responses:
                 yield response
 
@@ -65,9 +65,11 @@ class ChatServicer(ChatServiceServicer):
         return pb.CancelReplyResponse(reply_id=request.reply_id, stopped=stopped)
 
     def _followed(
-        self, events: AsyncGenerator[ReplyEvent, None], response: type[_Response]
+        self, events: AsyncGenerator[ReplyEvent, None], kind: type[_Response]
     ) -> AsyncGenerator[_Response, None]:
         def convert(event: ReplyEvent) -> _Response:
-            return response(reply=event_to_proto(event))
+            response = kind()
+            write_event(event, response.reply)
+            return response
 
-        return with_lifecycle(events, convert, response, current_caller(), self._policy)
+        return with_lifecycle(events, convert, kind, current_caller(), self._policy)

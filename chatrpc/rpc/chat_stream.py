@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from contextlib import aclosing
+from types import TracebackType
+from typing import Self
 from uuid import UUID
 
 from chatapi.v1.chat_service_pb2 import CancelReplyResponse, ChatRequest, ChatResponse, Pong, TurnRejected
@@ -18,7 +20,7 @@ from chatapi.v1.chat_service_pb2 import CancelReplyResponse, ChatRequest, ChatRe
 from chatrpc.errors import Reason, ResourceExhausted
 from chatrpc.rpc.call import Call
 from chatrpc.rpc.convert import outgoing_from_proto
-from chatrpc.rpc.convert_event import accepted_to_proto, event_to_proto
+from chatrpc.rpc.convert_event import accepted_to_proto, write_event
 from chatrpc.rpc.failure import told
 from chatrpc.rpc.lifecycle import stop
 from chatrpc.rpc.outbox import Outbox, StreamPolicy
@@ -29,7 +31,24 @@ from chatrpc.turns.service import Turns
 
 
 class ChatStream:
-    """Args: call: The stream's own; its caller speaks in every turn."""
+    """Reads while it is entered; leaving it ends the reading of replies, not the replies.
+
+    Args:
+        call: The stream's own; its caller speaks in every turn.
+    """
+
+    __slots__ = (
+        "_call",
+        "_caller",
+        "_half_closed",
+        "_open_turns",
+        "_outbox",
+        "_policy",
+        "_requests",
+        "_sends",
+        "_tasks",
+        "_turns",
+    )
 
     def __init__(
         self, requests: AsyncIterable[ChatRequest | Unreadable], turns: Turns, call: Call, policy: StreamPolicy
@@ -46,20 +65,23 @@ class ChatStream:
         self._open_turns = 0
         self._half_closed = False
 
-    async def responses(self) -> AsyncGenerator[ChatResponse, None]:
-        """All that is said on the stream. Closing it ends the reading of replies, not the replies.
+    def responses(self) -> AsyncGenerator[ChatResponse, None]:
+        """All that is said on the stream.
 
         Raises:
             Unauthenticated: The caller's token has expired.
             Unavailable: The server drains, and no turn is left or the deadline has passed.
         """
+        return self._outbox.stream()
+
+    async def __aenter__(self) -> Self:
         self._begin(self._read())
-        try:
-            async with aclosing(self._outbox.stream()) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            await stop(list(self._tasks))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await stop(list(self._tasks))
 
     async def _read(self) -> None:
         try:
@@ -139,7 +161,9 @@ class ChatStream:
         try:
             async with aclosing(events):
                 async for event in events:
-                    await self._outbox.put(ChatResponse(reply=event_to_proto(event)))
+                    response = ChatResponse()
+                    write_event(event, response.reply)
+                    await self._outbox.put(response)
         except Exception as error:
             await self._reject(request_id, error)
         self._close_turn()

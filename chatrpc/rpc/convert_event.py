@@ -22,8 +22,11 @@ def accepted_to_proto(accepted: Accepted, request_id: str = "") -> chat_service_
     )
 
 
-def event_to_proto(event: ReplyEvent) -> chat_service_pb2.ReplyEvent:
-    said = chat_service_pb2.ReplyEvent(reply_id=str(event.reply_id), attempt=event.attempt, sequence=event.sequence)
+def write_event(event: ReplyEvent, said: chat_service_pb2.ReplyEvent) -> None:
+    """Fill an empty event. It is filled where it stands in its response, which saves a copy for each delta."""
+    said.reply_id = str(event.reply_id)
+    said.attempt = event.attempt
+    said.sequence = event.sequence
     match event.event:
         case Delta(text):
             said.delta.text = text
@@ -36,4 +39,3 @@ def event_to_proto(event: ReplyEvent) -> chat_service_pb2.ReplyEvent:
             said.failed.message.CopyFrom(message_to_proto(message))
         case Restarted():
             said.restarted.SetInParent()
-    return said

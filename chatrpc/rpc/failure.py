@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from typing import Never
 
-import grpc
 import structlog
 from grpc_status import rpc_status
 
@@ -25,14 +23,8 @@ def told(error: Exception, call: Call) -> ChatError:
     return internal_error(call.request_id)
 
 
-@asynccontextmanager
-async def errors_as_status(call: Call) -> AsyncGenerator[None, None]:
-    """Ends the call with the status of the exception that leaves the block."""
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as exception:
-        error = told(exception, call)
-        call.reason = error.reason
-        await call.context.abort_with_status(rpc_status.to_status(status_of(error)))
+async def abort(call: Call, exception: Exception) -> Never:
+    """End a call with the status of an exception, by raising grpc's AbortError."""
+    error = told(exception, call)
+    call.reason = error.reason
+    await call.context.abort_with_status(rpc_status.to_status(status_of(error)))

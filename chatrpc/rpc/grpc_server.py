@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import cast
 
 import grpc
@@ -42,10 +44,16 @@ def build_grpc_server(
     assembler: ContextAssembler,
     drain: Drain,
     health: Health,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> grpc.aio.Server:
-    """A server with all services, not yet listening; call it inside the running event loop."""
+    """A server with all services, not yet listening; call it inside the running event loop.
+
+    Args:
+        clock: Seconds since the epoch; streams end with their token by it.
+    """
     server = new_grpc_server(settings, verifier, health)
-    add_services(server, settings, turns, conversations, reports, assembler, drain)
+    add_services(server, settings, turns, conversations, reports, assembler, drain, clock=clock)
     return server
 
 
@@ -67,10 +75,12 @@ def add_services(
     reports: Reports,
     assembler: ContextAssembler,
     drain: Drain,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> None:
-    """Register the services of the contract; the server may have started before."""
+    """Register the services of the contract; the server may have started before. Args as `build_grpc_server`."""
     late = cast("grpc.aio.Server", _LateRegistration(server))
-    policy = StreamPolicy(drain=drain, heartbeat=settings.heartbeat, max_turns=settings.max_turns_per_stream)
+    policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
     add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler, turns), late)
 

@@ -1,14 +1,12 @@
 """What one stream says: its events, and between them the signs of life and the notices of its end.
 
-Streams of replies wait a lot, and there may be ten thousand of them on a server. So one outbox costs one timer, one
-deque and no task, and an event passes it without a timer of its own.
+Streams of replies wait a lot, and there may be ten thousand of them on a server. So one outbox costs one timer and
+no task, and an event passes it without a timer of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -43,7 +41,7 @@ class StreamPolicy:
     drain: Drain
     heartbeat: float
     max_turns: int
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
 
 
 class Outbox(Generic[_T]):
@@ -53,6 +51,23 @@ class Outbox(Generic[_T]):
         say: Makes a response of the method, by its fields `pong` and `going_away`.
         on_drain: Called when the server begins to drain, after the notice is in line.
     """
+
+    __slots__ = (
+        "_cut",
+        "_ended",
+        "_error",
+        "_expires_at",
+        "_items",
+        "_notice_at",
+        "_notices",
+        "_on_drain",
+        "_policy",
+        "_reader",
+        "_room",
+        "_say",
+        "_silent_since",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -65,7 +80,8 @@ class Outbox(Generic[_T]):
         self._policy = policy
         self._on_drain = on_drain
         self._expires_at = caller.expires_at
-        self._items: deque[_T] = deque()
+        # A list, which is small while it is empty; taking the first of some dozens costs nothing.
+        self._items: list[_T] = []
         self._room = asyncio.Semaphore(CAPACITY)
         self._reader: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -112,7 +128,7 @@ class Outbox(Generic[_T]):
                 if self._notices:
                     response = self._say(going_away=self._notices.pop(0))
                 elif self._items:
-                    response = self._items.popleft()
+                    response = self._items.pop(0)
                     self._room.release()
                 elif self._ended:
                     if self._error is not None:

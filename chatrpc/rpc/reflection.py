@@ -29,11 +29,12 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
     async def answer(requests: AsyncIterable[Any], context: Any) -> AsyncGenerator[Any, None]:
         readable = (checked(request) async for request in requests)
-        async for response in servicer.ServerReflectionInfo(readable, context):
+        # The stub calls a coroutine what is an async generator.
+        async for response in servicer.ServerReflectionInfo(readable, context):  # type: ignore[attr-defined]
             yield response
 
     handler = grpc.stream_stream_rpc_method_handler(
-        answer,  # type: ignore[arg-type]
+        answer,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -4,6 +4,7 @@ and vectors a test decides."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ Metadata = tuple[tuple[str, str], ...]
 def signed_in(**claims: object) -> Metadata:
     """Metadata of a caller, `alice` unless told otherwise."""
     return (("authorization", f"Bearer {signer('main').sign(**claims)}"),)
+
+
+class Clock:
+    """A clock that a test can put forward."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
 
 
 class Speaker:
@@ -113,6 +123,7 @@ class Stage:
     drain: Drain
     health: Health
     settings: ServerSettings
+    clock: Clock
 
     @property
     def chat(self) -> ChatServiceStub:
@@ -143,7 +154,7 @@ async def staged(
     parts = TurnParts(Transcript(database), assembler, model, limits.output_reserve, 0.0, lambda: None)
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
-    drain, health = Drain(), Health()
+    drain, health, clock = Drain(), Health(), Clock()
     async with process_lease(Processes(database)) as process_id, KeySet(auth) as keys:
         real = Turns(parts, reports, process_id)
         server = build_grpc_server(
@@ -155,13 +166,14 @@ async def staged(
             assembler,
             drain,
             health,
+            clock=clock,
         )
         port = bind(server, server_settings)
         await server.start()
         try:
             unlimited = [("grpc.max_receive_message_length", -1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unlimited) as channel:
-                yield Stage(port, server, channel, model, real, drain, health, server_settings)
+                yield Stage(port, server, channel, model, real, drain, health, server_settings, clock)
         finally:
             await server.stop(None)
             await real.drain(0)
@@ -219,7 +231,7 @@ class Stream:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until something holds that nobody announces."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for.
+        while not condition():
             await asyncio.sleep(0.005)
 
 

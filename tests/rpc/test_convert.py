@@ -38,7 +38,7 @@ from chatrpc.rpc.convert import (
     settings_from_proto,
     settings_to_proto,
 )
-from chatrpc.rpc.convert_event import event_to_proto
+from chatrpc.rpc.convert_event import write_event
 from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
 from chatrpc.rpc.status import status_of
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
@@ -219,7 +219,9 @@ def test_every_kind_of_event_bears_its_name_and_content(
     kinds = {field.name for field in chat_service_pb2.ReplyEvent.DESCRIPTOR.oneofs_by_name["event"].fields}
     assert kinds == set(expected), "the contract has a kind of event that the domain does not"
     for kind, (event, content) in expected.items():
-        said = over_the_wire(event_to_proto(ReplyEvent(reply_id, attempt, sequence, event)))
+        written = chat_service_pb2.ReplyEvent()
+        write_event(ReplyEvent(reply_id, attempt, sequence, event), written)
+        said = over_the_wire(written)
         assert (said.reply_id, said.attempt, said.sequence) == (str(reply_id), attempt, sequence)
         assert said.WhichOneof("event") == kind
         assert getattr(said, kind) == content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import grpc
@@ -25,10 +24,10 @@ async def heard_kind(call, kind: str):
     raise AssertionError(f"the stream ended without {kind}")
 
 
-async def begun(stage: Stage, **claims: object):
+async def begun(stage: Stage):
     """A call of SendMessage whose message is accepted, the acceptance, and the model that answers."""
     conversation = await stage.conversation()
-    call = stage.chat.SendMessage(pb.SendMessageRequest(message=outgoing(conversation)), metadata=signed_in(**claims))
+    call = stage.chat.SendMessage(pb.SendMessageRequest(message=outgoing(conversation)), metadata=signed_in())
     accepted = await heard_kind(call, "accepted")
     return call, accepted, await stage.model.asked()
 
@@ -145,17 +144,20 @@ async def test_a_silent_model_is_bridged_by_heartbeats(database: Database, issue
 
 
 @pytest.mark.parametrize("method", ["SendMessage", "ResumeReply"])
-async def test_a_stream_ends_with_its_token(stage: Stage, method: str) -> None:
-    # The verifier's leeway of five seconds leaves a second and a half.
-    call, accepted, _ = await begun(stage, exp=time.time() - 3.5)
-    if method == "ResumeReply":
-        call.cancel()
-        resume = pb.ResumeReplyRequest(reply_id=accepted.reply_id)
-        call = stage.chat.ResumeReply(resume, metadata=signed_in(exp=time.time() - 3.5))
-    assert (await heard_kind(call, "going_away")).reason == pb.GoingAway.REASON_TOKEN_EXPIRING
-    error = told(await failure(call))
-    assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
-    assert len(stage.turns._running) == 1
+async def test_a_stream_ends_with_its_token(database: Database, issuer_keys: Path, method: str) -> None:
+    async with staged(database, issuer_keys, heartbeat=0.05) as stage:
+        call, accepted, _ = await begun(stage)
+        if method == "ResumeReply":
+            call.cancel()
+            resume = pb.ResumeReplyRequest(reply_id=accepted.reply_id)
+            call = stage.chat.ResumeReply(resume, metadata=signed_in())
+            await heard(call)
+        stage.clock.ahead = 590
+        assert (await heard_kind(call, "going_away")).reason == pb.GoingAway.REASON_TOKEN_EXPIRING
+        stage.clock.ahead = 610
+        error = told(await failure(call))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
+        assert len(stage.turns._running) == 1
 
 
 async def test_a_draining_server_tells_running_replies_to_their_end(stage: Stage) -> None:
