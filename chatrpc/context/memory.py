@@ -164,12 +164,10 @@ class MemoryWorker:
             await self._give_back(task, watermark, pause)
 
     async def _remember(self, task: MemoryTask, watermark: _Watermark) -> list[BaseException]:
-        """Embed and fold, neither waiting for the other, since prompts must not grow for want of vectors; what failed."""
+        """Embed and fold, neither waiting for the other: prompts must not grow for want of vectors. What failed."""
         try:
             async with asyncio.timeout(LEASE.total_seconds()):
-                outcomes = await asyncio.gather(
-                    self._embed(task, watermark), self._fold(task), return_exceptions=True
-                )
+                outcomes = await asyncio.gather(self._embed(task, watermark), self._fold(task), return_exceptions=True)
         except TimeoutError as error:
             return [error]
         return [outcome for outcome in outcomes if outcome is not None]

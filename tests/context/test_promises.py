@@ -108,7 +108,7 @@ class Life:
         self.household.configure(*sizes)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SIZES, st.lists(OPERATIONS, min_size=15, max_size=50))
 async def test_every_context_holds_each_message_once_and_its_report_says_so(
     database: Database, space_id: int, sizes: tuple[int, int], operations: list[tuple[object, ...]]
