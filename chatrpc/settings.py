@@ -15,7 +15,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from chatrpc.errors import SettingsError
 
 
-class DatabaseSettings(BaseSettings):
+class _Section(BaseSettings):
+    """An empty variable counts as absent: compose files and `--env-file` leave one where nothing is given."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, allow_inf_nan=False)
+
+
+class DatabaseSettings(_Section):
     """PostgreSQL 16 or later with pgvector 0.8 or later."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_DATABASE_")
@@ -33,7 +39,7 @@ class DatabaseSettings(BaseSettings):
     connect_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a connection of the pool.")
 
 
-class AuthSettings(BaseSettings):
+class AuthSettings(_Section):
     """Who may call: one issuer of RS256 or ES256 tokens and where its keys stand."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_AUTH_")
@@ -68,7 +74,7 @@ class AuthSettings(BaseSettings):
         return self
 
 
-class ModelSettings(BaseSettings):
+class ModelSettings(_Section):
     """The language model: any OpenAI-compatible endpoint; without one, the offline model answers."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_MODEL_")
@@ -101,7 +107,7 @@ def _user_cache_dir() -> str:
     return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "chatrpc")
 
 
-class EmbedderSettings(BaseSettings):
+class EmbedderSettings(_Section):
     """Which embedding model, and how it runs."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_EMBEDDER_")
@@ -129,15 +135,13 @@ class EmbedderSettings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.kind == "openai" and (self.base_url is None or self.model is None or self.dimension is None):
-            raise ValueError(
-                "CHATRPC_EMBEDDER_KIND=openai needs CHATRPC_EMBEDDER_BASE_URL, _MODEL and _DIMENSION"
-            )
+            raise ValueError("CHATRPC_EMBEDDER_KIND=openai needs CHATRPC_EMBEDDER_BASE_URL, _MODEL and _DIMENSION")
         if self.kind != "openai" and self.base_url is not None:
             raise ValueError("CHATRPC_EMBEDDER_BASE_URL needs CHATRPC_EMBEDDER_KIND=openai")
         return self
 
 
-class ContextSettings(BaseSettings):
+class ContextSettings(_Section):
     """What the model sees."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_CONTEXT_")
@@ -154,7 +158,7 @@ class ContextSettings(BaseSettings):
     )
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(_Section):
     """The gRPC server."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_SERVER_")
@@ -172,7 +176,7 @@ class ServerSettings(BaseSettings):
     embedded_worker: bool = Field(default=True, description="Whether `chatrpc serve` also does the background work.")
 
 
-class EdgeSettings(BaseSettings):
+class EdgeSettings(_Section):
     """Envoy, in front of the server."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_EDGE_")
@@ -196,7 +200,7 @@ class EdgeSettings(BaseSettings):
         return values
 
 
-class LogSettings(BaseSettings):
+class LogSettings(_Section):
     """Structured logs on standard error."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_LOG_")
@@ -205,7 +209,7 @@ class LogSettings(BaseSettings):
     format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
 
 
-class ClientSettings(BaseSettings):
+class ClientSettings(_Section):
     """The terminal client, `chatrpc chat`."""
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_")
