@@ -1,0 +1,163 @@
+"""Settings: every variable stands in `.env.example`, and what is wrong with one is said in a sentence."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from chatrpc.errors import SettingsError
+from chatrpc.settings import (
+    SECTIONS,
+    AuthSettings,
+    ClientSettings,
+    ContextSettings,
+    DatabaseSettings,
+    EdgeSettings,
+    EmbedderSettings,
+    LogSettings,
+    ModelSettings,
+    ServerSettings,
+    load,
+)
+from infra.env_example import TARGET, text
+
+ISSUER = {"CHATRPC_AUTH_ISSUER": "https://issuer.test", "CHATRPC_AUTH_JWKS_FILE": "/keys.json"}
+# What a server cannot do without.
+REQUIRED = {"CHATRPC_DATABASE_URL": "postgresql:///chatrpc"} | ISSUER
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CHATRPC_")]:
+        monkeypatch.delenv(name)
+
+
+def refusal(section: type[BaseSettings], variables: dict[str, str]) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        with pytest.raises(SettingsError) as caught:
+            load(section)
+    return str(caught.value)
+
+
+def test_the_example_is_what_the_settings_say() -> None:
+    assert TARGET.read_text() == text(), "write it anew with `uv run python -m infra.env_example`"
+
+
+def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    defaults = [load(section) for section in SECTIONS]
+    lines = [line.removeprefix("#") for line in TARGET.read_text().splitlines()]
+    variables = dict(line.split("=", 1) for line in lines if line.startswith("CHATRPC_"))
+    assert len(variables) == sum(len(section.model_fields) for section in SECTIONS)
+    for name, value in variables.items():
+        if name not in REQUIRED:
+            monkeypatch.setenv(name, value)
+    assert [load(section) for section in SECTIONS] == defaults
+
+
+def test_what_the_example_leaves_open_is_what_must_be_set() -> None:
+    uncommented = [line for line in TARGET.read_text().splitlines() if line and not line.startswith("#")]
+    assert uncommented == ["CHATRPC_DATABASE_URL=", "CHATRPC_AUTH_ISSUER="]
+
+
+@pytest.mark.parametrize(
+    ("section", "variables", "sentence"),
+    [
+        (DatabaseSettings, {}, "CHATRPC_DATABASE_URL is not set."),
+        (DatabaseSettings, {"CHATRPC_DATABASE_URL": ""}, "CHATRPC_DATABASE_URL is not set."),
+        (AuthSettings, {}, "CHATRPC_AUTH_ISSUER is not set."),
+        (
+            AuthSettings,
+            {"CHATRPC_AUTH_ISSUER": "https://issuer.test"},
+            "set exactly one of CHATRPC_AUTH_JWKS_URL and CHATRPC_AUTH_JWKS_FILE.",
+        ),
+        (
+            AuthSettings,
+            ISSUER | {"CHATRPC_AUTH_JWKS_URL": "https://issuer.test/keys"},
+            "set exactly one of CHATRPC_AUTH_JWKS_URL and CHATRPC_AUTH_JWKS_FILE.",
+        ),
+        (
+            ModelSettings,
+            {"CHATRPC_MODEL_BASE_URL": "http://localhost/v1"},
+            "CHATRPC_MODEL_BASE_URL needs CHATRPC_MODEL_NAME.",
+        ),
+        *(
+            (
+                ModelSettings,
+                {name: "given"},
+                "CHATRPC_MODEL_NAME and CHATRPC_MODEL_API_KEY need CHATRPC_MODEL_BASE_URL.",
+            )
+            for name in ("CHATRPC_MODEL_NAME", "CHATRPC_MODEL_API_KEY")
+        ),
+        (
+            ModelSettings,
+            {"CHATRPC_MODEL_CONTEXT_WINDOW": "4096", "CHATRPC_MODEL_OUTPUT_RESERVE": "2049"},
+            "CHATRPC_MODEL_OUTPUT_RESERVE must be at most half of CHATRPC_MODEL_CONTEXT_WINDOW.",
+        ),
+        *(
+            (
+                EmbedderSettings,
+                {"CHATRPC_EMBEDDER_KIND": "openai"} | given,
+                "CHATRPC_EMBEDDER_KIND=openai needs CHATRPC_EMBEDDER_BASE_URL, _MODEL and _DIMENSION.",
+            )
+            for given in (
+                {"CHATRPC_EMBEDDER_MODEL": "m", "CHATRPC_EMBEDDER_DIMENSION": "8"},
+                {"CHATRPC_EMBEDDER_BASE_URL": "http://localhost/v1", "CHATRPC_EMBEDDER_DIMENSION": "8"},
+                {"CHATRPC_EMBEDDER_BASE_URL": "http://localhost/v1", "CHATRPC_EMBEDDER_MODEL": "m"},
+            )
+        ),
+        (
+            EmbedderSettings,
+            {"CHATRPC_EMBEDDER_BASE_URL": "http://localhost/v1"},
+            "CHATRPC_EMBEDDER_BASE_URL needs CHATRPC_EMBEDDER_KIND=openai.",
+        ),
+    ],
+)
+def test_what_is_missing_or_contradicts_is_named(
+    section: type[BaseSettings], variables: dict[str, str], sentence: str
+) -> None:
+    assert refusal(section, variables) == sentence
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (ServerSettings, "CHATRPC_SERVER_PORT", "http"),
+        (ServerSettings, "CHATRPC_SERVER_EMBEDDED_WORKER", "perhaps"),
+        (ServerSettings, "CHATRPC_SERVER_HEARTBEAT", "inf"),
+        (ContextSettings, "CHATRPC_CONTEXT_HOT_PATH", "1"),
+        (EdgeSettings, "CHATRPC_EDGE_PORT", "70000"),
+        (LogSettings, "CHATRPC_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_malformed_value_is_one_sentence_that_names_its_variable(
+    section: type[BaseSettings], name: str, value: str
+) -> None:
+    sentence = refusal(section, {name: value})
+    assert sentence.startswith(f"{name}: ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+def test_a_refusal_shows_no_secret() -> None:
+    sentence = refusal(ModelSettings, {"CHATRPC_MODEL_API_KEY": "sk-very-secret"})
+    assert "sk-very-secret" not in sentence
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ISSUER.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CHATRPC_AUTH_CLIENT_IDS", "web, service,")
+    monkeypatch.setenv("CHATRPC_EDGE_ALLOWED_ORIGINS", "https://a.test,https://b.test")
+    assert load(AuthSettings).client_ids == ("web", "service")
+    assert load(EdgeSettings).allowed_origins == ("https://a.test", "https://b.test")
+
+
+def test_the_clients_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATRPC_TOKEN", "ey-secret")
+    assert "ey-secret" not in repr(load(ClientSettings))
