@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import click
 from chatapi.v1.chat_service_pb2 import ReplyEvent
@@ -12,6 +13,7 @@ from chatapi.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
     MESSAGE_STATE_FAILED,
     Message,
+    Part,
 )
 
 from chatrpc.cli.terminal import printable
@@ -87,6 +89,11 @@ class Answer:
             await turn.cancel()
         except CallError as error:
             self._note(f"[the answer could not be stopped: {printable(error.message)}]")
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The text of a message; parts of other kinds are left out."""
+    return "".join(part.text.text for part in parts)
 
 
 def ending_of(message: Message) -> str:

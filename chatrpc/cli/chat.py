@@ -7,25 +7,18 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
-from uuid import uuid4
 
 import click
-from chatapi.v1.conversation_pb2 import Conversation
-from chatapi.v1.conversation_service_pb2 import (
-    CreateConversationRequest,
-    GetContextReportRequest,
-    GetConversationRequest,
-    ListConversationsRequest,
-    ListMessagesRequest,
-)
-from chatapi.v1.message_pb2 import MESSAGE_STATE_PENDING, ROLE_ASSISTANT, ROLE_USER, Message
+from chatapi.v1.message_pb2 import MESSAGE_STATE_PENDING, ROLE_ASSISTANT, ROLE_USER, OutgoingMessage
 
-from chatrpc.cli.answer import Answer, ending_of
+from chatrpc.cli.answer import Answer, ending_of, text_of
 from chatrpc.cli.context_text import context_text
+from chatrpc.cli.remote import Remote
 from chatrpc.cli.terminal import Lines, printable
-from chatrpc.client import CallError, ChatClient, ChatSession, RetryPolicy, StatusCode, Turn, connect, text_message
+from chatrpc.client import CallError, ChatSession, StatusCode, Turn, connect, text_message
 from chatrpc.errors import InvalidInput
 from chatrpc.settings import ClientSettings, load
 
@@ -38,13 +31,9 @@ Type a message and press Enter. Commands:
   /help          this list
   /quit          leave; so do Ctrl-D, and Ctrl-C while nothing is being answered"""
 
-# A wrong address should be told soon, not after the patience that a running conversation deserves.
-FIRST_CALL = RetryPolicy(tries=3)
 # Seconds; a shorter wait before another try needs no words.
 WORTH_TELLING = 0.5
-TITLE_CHARACTERS = 80
 HISTORY = 20
-PAGE = 100
 
 # A path such as /etc/hosts is no command.
 _COMMAND = re.compile(r"/\w*")
@@ -97,29 +86,34 @@ async def _chat(endpoint: str, token: str, conversation_id: str) -> None:
             click.echo(f"[{explain(error, endpoint)} Trying again in {delay:.1f} s.]", err=True)
 
     async with connect(endpoint, token, on_retry=tell_of_retry) as client, client.chat() as session:
-        talk = _Talk(client, session, endpoint)
+        talk = _Talk(Remote(client), session, endpoint)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, talk.interrupt)
         await talk.run(conversation_id)
 
 
 class _Talk:
-    """Reads lines and does what they say, one after the other. While one is done, the next are read: `/cancel` takes
-    effect at once, all others wait their turn."""
+    """Reads lines and does what they say, one after the other. More are read meanwhile: a `/cancel` stops the answer
+    that is being written, whatever stands before it; all others wait their turn."""
 
-    def __init__(self, client: ChatClient, session: ChatSession, endpoint: str) -> None:
-        self._client = client
+    def __init__(self, remote: Remote, session: ChatSession, endpoint: str) -> None:
+        self._remote = remote
         self._session = session
         self._endpoint = endpoint
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        self._inputs: asyncio.Queue[str | _Signal] = asyncio.Queue()
-        self._held: deque[str | _Signal] = deque()
+        self._inputs: deque[str | _Signal] = deque()
+        self._changed = asyncio.Event()
         self._conversation_id = ""
         self._reply_id = ""
         self._answer: Answer | None = None
+        self._unsure: OutgoingMessage | None = None
 
     def interrupt(self) -> None:
         """Ctrl-C was pressed."""
-        self._inputs.put_nowait(_Signal.INTERRUPT)
+        self._hear(_Signal.INTERRUPT)
+
+    def _hear(self, heard: str | _Signal) -> None:
+        self._inputs.append(heard)
+        self._changed.set()
 
     async def run(self, conversation_id: str) -> None:
         """Until the person leaves.
@@ -148,15 +142,18 @@ class _Talk:
             except InvalidInput as error:
                 click.echo(error.message, err=True)
             else:
-                self._inputs.put_nowait(_Signal.END if line is None else line.strip())
+                self._hear(_Signal.END if line is None else line.strip())
                 if line is None:
                     return
 
     async def _prompt(self) -> str | None:
         """The next line; None to leave."""
-        if self._interactive and not self._held:
+        if self._interactive and not self._inputs:
             click.echo("> ", nl=False)
-        heard = self._held.popleft() if self._held else await self._inputs.get()
+        while not self._inputs:
+            self._changed.clear()
+            await self._changed.wait()
+        heard = self._inputs.popleft()
         if isinstance(heard, str):
             return None if heard == "/quit" else heard
         if self._interactive:
@@ -170,31 +167,30 @@ class _Talk:
             CallError: The work failed.
         """
         task = asyncio.create_task(work)
-        hearing = asyncio.create_task(self._inputs.get())
         try:
             while not task.done():
-                await asyncio.wait({task, hearing}, return_when=asyncio.FIRST_COMPLETED)
-                if hearing.done():
-                    if not self._mind(hearing.result()):
-                        return False
-                    hearing = asyncio.create_task(self._inputs.get())
+                self._changed.clear()
+                if not self._obey_stops():
+                    return False
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({task, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
             await task
             return True
         finally:
-            hearing.cancel()
             task.cancel()
-            await asyncio.wait({task, hearing})
+            await asyncio.wait({task})
 
-    def _mind(self, heard: str | _Signal) -> bool:
-        """What is heard while something is being done. False to leave."""
-        if heard is _Signal.INTERRUPT:
+    def _obey_stops(self) -> bool:
+        """Obey what has come in and cannot wait. False to leave."""
+        while _Signal.INTERRUPT in self._inputs:
+            self._inputs.remove(_Signal.INTERRUPT)
             if self._answer is None or self._answer.stopping:
                 return False
             self._answer.stop()
-        elif heard == "/cancel" and self._answer is not None:
+        if self._answer is not None and not self._answer.stopping and "/cancel" in self._inputs:
+            self._inputs.remove("/cancel")
             self._answer.stop()
-        else:
-            self._held.append(heard)
         return True
 
     async def _enter(self, conversation_id: str) -> None:
@@ -202,26 +198,21 @@ class _Talk:
             await self._go_on_with(conversation_id)
         else:
             # Nothing is created before there is something to say, but a wrong address or token is told at once.
-            request = ListConversationsRequest(page_size=1)
-            await self._client.call(self._client.conversations.ListConversations, request, retry=FIRST_CALL)
+            await self._remote.check()
         if self._interactive:
             click.secho(f"Connected to {self._endpoint}. /help lists the commands.", dim=True)
 
     async def _go_on_with(self, conversation_id: str) -> None:
-        request = GetConversationRequest(conversation_id=conversation_id)
-        found = await self._client.call(self._client.conversations.GetConversation, request, retry=FIRST_CALL)
+        found = await self._remote.conversation(conversation_id)
         self._conversation_id = conversation_id
-        click.secho(
-            f"[conversation {conversation_id}: {printable(found.conversation.title)}, "
-            f"{found.conversation.message_count:,} messages]",
-            dim=True,
-        )
-        for message in await self._newest(1):
+        title = printable(found.title)
+        click.secho(f"[conversation {conversation_id}: {title}, {found.message_count:,} messages]", dim=True)
+        for message in await self._remote.newest_messages(conversation_id, 1):
             if message.role == ROLE_ASSISTANT:
                 self._reply_id = message.id
                 if message.state == MESSAGE_STATE_PENDING:
-                    self._answer = Answer()
-                    await self._write(self._answer, self._session.resume(message.id))
+                    with self._answering() as answer:
+                        await answer.write(self._session.resume(message.id))
 
     async def _obey(self, line: str) -> None:
         command, _, argument = line.partition(" ")
@@ -245,60 +236,55 @@ class _Talk:
                 await self._say(line)
 
     async def _say(self, text: str) -> None:
-        self._answer = answer = Answer()
-        try:
+        with self._answering() as answer:
             if not self._conversation_id:
-                await self._begin_conversation(text)
-            turn = await self._session.send(text_message(self._conversation_id, text))
+                self._conversation_id = await self._remote.create_conversation(text)
+                click.secho(f"[conversation {self._conversation_id}]", dim=True)
+            turn = await self._send(text)
             self._reply_id = turn.reply_id
-        except BaseException:
-            self._answer = None
-            raise
-        await self._write(answer, turn)
-
-    async def _write(self, answer: Answer, turn: Turn) -> None:
-        try:
             await answer.write(turn)
+
+    async def _send(self, text: str) -> Turn:
+        message = self._unsure
+        # Whoever says the same again after a failure that left it open means the same message.
+        if message is None or (message.conversation_id, text_of(message.parts)) != (self._conversation_id, text):
+            message = text_message(self._conversation_id, text)
+        self._unsure = message
+        try:
+            turn = await self._session.send(message)
+        except CallError as error:
+            if not error.temporary:
+                self._unsure = None
+            raise
+        self._unsure = None
+        return turn
+
+    @contextmanager
+    def _answering(self) -> Iterator[Answer]:
+        self._answer = Answer()
+        # A stop may have come in already, right behind the message.
+        self._changed.set()
+        try:
+            yield self._answer
         finally:
             self._answer = None
-
-    async def _begin_conversation(self, text: str) -> None:
-        request = CreateConversationRequest(
-            conversation=Conversation(title=text[:TITLE_CHARACTERS]), request_id=str(uuid4())
-        )
-        created = await self._client.call(self._client.conversations.CreateConversation, request)
-        self._conversation_id = created.conversation.id
-        click.secho(f"[conversation {self._conversation_id}]", dim=True)
 
     async def _show_context(self) -> None:
         if not self._reply_id:
             click.echo("There is no answer yet; say something first.")
             return
-        request = GetContextReportRequest(reply_id=self._reply_id)
-        found = await self._client.call(self._client.conversations.GetContextReport, request)
-        click.echo(printable(context_text(found.report)))
+        report = await self._remote.context_report(self._reply_id)
+        click.echo(printable(context_text(report)))
 
     async def _show_history(self, argument: str) -> None:
         if argument and not (argument.isdecimal() and int(argument)):
             click.echo(f"/history takes a number of messages, not {argument!r}.", err=True)
             return
-        messages = await self._newest(int(argument or HISTORY)) if self._conversation_id else []
-        for message in reversed(messages):
+        number = int(argument or HISTORY)
+        messages = await self._remote.newest_messages(self._conversation_id, number) if self._conversation_id else []
+        for message in messages:
             who = "you" if message.role == ROLE_USER else f"assistant ({message.model})"
-            text = "".join(part.text.text for part in message.parts)
-            click.echo(printable(f"#{message.sequence} {who}: {text} {ending_of(message)}".rstrip()))
+            text = f"{text_of(message.parts)} {ending_of(message)}".rstrip()
+            click.echo(printable(f"#{message.sequence} {who}: {text}"))
         if not messages:
             click.echo("Nothing has been said yet.")
-
-    async def _newest(self, number: int) -> list[Message]:
-        """The last messages of the conversation, newest first."""
-        messages: list[Message] = []
-        request = ListMessagesRequest(
-            conversation_id=self._conversation_id, page_size=min(number, PAGE), newest_first=True
-        )
-        while True:
-            page = await self._client.call(self._client.conversations.ListMessages, request)
-            messages += page.messages
-            if len(messages) >= number or not page.next_page_token:
-                return messages[:number]
-            request.page_token = page.next_page_token

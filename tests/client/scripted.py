@@ -12,6 +12,8 @@ import grpc
 from chatapi.v1 import chat_service_pb2 as pb
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
 from chatapi.v1.context_report_pb2 import ContextReport
+from chatapi.v1.conversation_pb2 import Conversation
+from chatapi.v1.conversation_service_pb2 import CreateConversationResponse, ListConversationsResponse
 from chatapi.v1.conversation_service_pb2_grpc import (
     ConversationServiceServicer,
     add_ConversationServiceServicer_to_server,
@@ -110,7 +112,7 @@ class ScriptedChat(ChatServiceServicer):
 
 @dataclass
 class ScriptedConversations(ConversationServiceServicer):
-    """Each `GetConversation` is answered by the next function."""
+    """Each `GetConversation` is answered by the next function; there are no conversations, and one can be created."""
 
     answers: list[Callable] = field(default_factory=list)
     calls: int = 0
@@ -118,6 +120,12 @@ class ScriptedConversations(ConversationServiceServicer):
     async def GetConversation(self, request, context):  # noqa: N802
         self.calls += 1
         return await self.answers.pop(0)(request, context)
+
+    async def ListConversations(self, request, context):  # noqa: N802
+        return ListConversationsResponse()
+
+    async def CreateConversation(self, request, context):  # noqa: N802
+        return CreateConversationResponse(conversation=Conversation(id=CONVERSATION))
 
 
 @dataclass
@@ -216,3 +224,14 @@ def status(
         delay.FromMilliseconds(round(retry_after * 1000))
         made.details.add().Pack(RetryInfo(retry_delay=delay))
     return made
+
+
+def failing(*arguments, **details):
+    """An answer of `ScriptedConversations` that is an error, with the arguments of `status`."""
+
+    async def answer(request, context):
+        # As the server does: metadata first, so that gRPC's own retries do not apply.
+        await context.send_initial_metadata(())
+        await context.abort_with_status(rpc_status.to_status(status(*arguments, **details)))
+
+    return answer

@@ -9,7 +9,6 @@ import pytest
 from chatapi.v1.conversation_pb2 import Conversation
 from chatapi.v1.conversation_service_pb2 import GetConversationRequest, GetConversationResponse
 from grpc import StatusCode
-from grpc_status import rpc_status
 
 from chatrpc.client import CallError, RetryPolicy, connect, text_message
 from tests.client.scripted import (
@@ -19,6 +18,7 @@ from tests.client.scripted import (
     Line,
     ScriptedChat,
     completed,
+    failing,
     serving,
     staged,
     status,
@@ -32,15 +32,6 @@ async def found(request, context) -> GetConversationResponse:
     return GetConversationResponse(
         conversation=Conversation(id=request.conversation_id, title=metadata["authorization"])
     )
-
-
-def failing(*arguments, **details):
-    async def answer(request, context):
-        # As the server does: metadata first, so that gRPC's own retries do not apply.
-        await context.send_initial_metadata(())
-        await context.abort_with_status(rpc_status.to_status(status(*arguments, **details)))
-
-    return answer
 
 
 async def test_a_call_bears_the_token() -> None:

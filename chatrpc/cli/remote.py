@@ -1,0 +1,61 @@
+"""What the terminal asks of the server, apart from answers."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from chatapi.v1.context_report_pb2 import ContextReport
+from chatapi.v1.conversation_pb2 import Conversation
+from chatapi.v1.conversation_service_pb2 import (
+    CreateConversationRequest,
+    GetContextReportRequest,
+    GetConversationRequest,
+    ListConversationsRequest,
+    ListMessagesRequest,
+)
+from chatapi.v1.message_pb2 import Message
+
+from chatrpc.client import ChatClient, RetryPolicy
+
+_TITLE_CHARACTERS = 80
+_PAGE = 100
+# A wrong address should be told soon, not after the patience that a running conversation deserves.
+_FIRST_CALL = RetryPolicy(tries=3)
+
+
+class Remote:
+    """All methods raise CallError."""
+
+    def __init__(self, client: ChatClient) -> None:
+        self._client = client
+        self._stub = client.conversations
+
+    async def check(self) -> None:
+        """Find out whether the server is there and takes the token."""
+        await self._client.call(self._stub.ListConversations, ListConversationsRequest(page_size=1), retry=_FIRST_CALL)
+
+    async def conversation(self, conversation_id: str) -> Conversation:
+        request = GetConversationRequest(conversation_id=conversation_id)
+        return (await self._client.call(self._stub.GetConversation, request, retry=_FIRST_CALL)).conversation
+
+    async def create_conversation(self, first_message: str) -> str:
+        """The id of a new conversation, which is named after its first message."""
+        request = CreateConversationRequest(
+            conversation=Conversation(title=first_message[:_TITLE_CHARACTERS]), request_id=str(uuid4())
+        )
+        return (await self._client.call(self._stub.CreateConversation, request)).conversation.id
+
+    async def newest_messages(self, conversation_id: str, number: int) -> list[Message]:
+        """The last messages of a conversation, oldest first."""
+        messages: list[Message] = []
+        request = ListMessagesRequest(conversation_id=conversation_id, page_size=min(number, _PAGE), newest_first=True)
+        while True:
+            page = await self._client.call(self._stub.ListMessages, request)
+            messages += page.messages
+            if len(messages) >= number or not page.next_page_token:
+                return messages[:number][::-1]
+            request.page_token = page.next_page_token
+
+    async def context_report(self, reply_id: str) -> ContextReport:
+        request = GetContextReportRequest(reply_id=reply_id)
+        return (await self._client.call(self._stub.GetContextReport, request)).report
