@@ -1,7 +1,7 @@
-"""grpc.health.v1 over async generators.
+"""grpc.health.v1 over an async generator, as all streams here.
 
-grpcio-health-checking has a servicer of its own for grpc.aio, whose watchers hear nothing any more once another
-watcher of the same service has left.
+The servicer of grpcio-health-checking writes to its context, past an interceptor that wraps iterations, and holds a
+lock over all watchers while it writes to one.
 """
 
 from __future__ import annotations
