@@ -16,5 +16,5 @@ of the verbatim window, are replies that hold nothing.
 
 Recall@k is LoCoMo's: the share of a question's evidence among the first k messages retrieved, replies included,
 averaged over the questions that have evidence. Retrieval never repeats what stands verbatim in the window; that share
-is a column of its own.
+is a column of its own. The stack's model has a window of 65,536 tokens, so that the budget cuts no list of 50.
 """

@@ -21,6 +21,8 @@ from tests.support.answers import Answer, fold_transcript
 from tests.support.provider import Provider
 
 ACKNOWLEDGEMENT = "OK."
+# In the default window, the share of the budget that retrieved passages may take holds some 35 of LoCoMo's turns.
+WINDOW = {"CHATRPC_MODEL_CONTEXT_WINDOW": "65536"}
 
 
 def scripted(body: dict[str, object]) -> Answer:
@@ -35,13 +37,13 @@ def scripted(body: dict[str, object]) -> Answer:
 async def _own_stack(model: str) -> AsyncIterator[tuple[str, str]]:
     """Endpoint and token of a stack of our own."""
     if model == "offline":
-        async with run_stack() as stack:
+        async with run_stack(WINDOW) as stack:
             yield stack.endpoint, stack.token
         return
     async with Provider() as provider:
         provider.answer = scripted
-        environment = {"CHATRPC_MODEL_BASE_URL": provider.base_url, "CHATRPC_MODEL_NAME": "scripted"}
-        async with run_stack(environment) as stack:
+        endpoint = {"CHATRPC_MODEL_BASE_URL": provider.base_url, "CHATRPC_MODEL_NAME": "scripted"}
+        async with run_stack({**WINDOW, **endpoint}) as stack:
             yield stack.endpoint, stack.token
 
 

@@ -1,0 +1,187 @@
+"""The two servers that are compared: `python -m bench.turn_cpu.servers chatrpc|bare TOKENS RATE`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import uvloop
+from chatapi.v1 import chat_service_pb2 as pb
+from chatapi.v1.chat_service_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
+from numpy.typing import NDArray
+
+from bench.turn_cpu.child import Answers, cpu_seconds, obey, tell_cpu
+from bench.turn_cpu.pace import paced
+from chatrpc.cli.runtime import configure_logs
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.engine import open_database
+from chatrpc.db.migrate import upgrade
+from chatrpc.db.processes import Processes
+from chatrpc.db.reports import Reports
+from chatrpc.db.transcript import Transcript
+from chatrpc.db.vectors import VectorStore
+from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
+from chatrpc.dev.postgres import run_postgres
+from chatrpc.domain import FinishReason, Usage
+from chatrpc.ports import EmbeddingSpace, ModelEvent, ModelFinished, ModelRequest, TextDelta
+from chatrpc.rpc.drain import Drain
+from chatrpc.rpc.grpc_server import bind, build_grpc_server
+from chatrpc.rpc.health import Health
+from chatrpc.rpc.identity import TokenVerifier
+from chatrpc.rpc.jwks import KeySet
+from chatrpc.server import Memory, MemorySettings
+from chatrpc.settings import (
+    AuthSettings,
+    ContextSettings,
+    DatabaseSettings,
+    EmbedderSettings,
+    LogSettings,
+    ModelSettings,
+    ServerSettings,
+)
+from chatrpc.turns.generation import TurnParts
+from chatrpc.turns.lease import process_lease
+from chatrpc.turns.service import Turns
+
+# A message with these words is answered at once, to give a conversation its past.
+HURRY = "Hurry."
+
+
+class ScriptedModel:
+    """Implements `chatrpc.ports.ChatModel` inside the process."""
+
+    def __init__(self, tokens: int, rate: float) -> None:
+        self._tokens = tokens
+        self._rate = rate
+
+    def model_name(self, requested: str | None) -> str:
+        return "scripted"
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        rate = 0.0 if request.prompt[-1].content == HURRY else self._rate
+        async for text in paced(self._tokens, rate):
+            yield TextDelta(text)
+        yield ModelFinished(FinishReason.STOP, "scripted", Usage(1_000, 0, self._tokens))
+
+    async def aclose(self) -> None:
+        return None
+
+
+class ConstantEmbedder:
+    """Implements `chatrpc.ports.Embedder` at no cost."""
+
+    space = EmbeddingSpace(name="constant", fingerprint="constant", dimension=384, floor=0.3, max_tokens=256)
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.full((len(texts), 384), 384**-0.5, np.float32)
+
+    async def aclose(self) -> None:
+        return None
+
+
+class BareServicer(ChatServiceServicer):
+    """One message for each token, and nothing else."""
+
+    def __init__(self, tokens: int, rate: float) -> None:
+        self._tokens = tokens
+        self._rate = rate
+
+    async def Chat(  # noqa: N802 - the contract's name
+        self, request_iterator: AsyncIterator[pb.ChatRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[pb.ChatResponse, None]:
+        async for request in request_iterator:
+            reply_id = request.send.client_message_id
+            sequence = 0
+            async for text in paced(self._tokens, self._rate):
+                sequence += 1
+                delta = pb.TextDelta(text=text)
+                yield pb.ChatResponse(reply=pb.ReplyEvent(reply_id=reply_id, attempt=1, sequence=sequence, delta=delta))
+            yield pb.ChatResponse(reply=pb.ReplyEvent(reply_id=reply_id, attempt=1, completed=pb.ReplyCompleted()))
+
+
+async def serve_bare(tokens: int, rate: float) -> None:
+    """Answers `pace STREAMS SPREAD` with the CPU time that the generators alone take."""
+
+    async def run_out(spread: float) -> None:
+        await asyncio.sleep(random.uniform(0, spread))
+        async for _ in paced(tokens, rate):
+            pass
+
+    async def answer(line: str) -> dict[str, Any]:
+        if not line.startswith("pace"):
+            return await tell_cpu(line)
+        _, streams, spread = line.split()
+        before = cpu_seconds()
+        await asyncio.gather(*(run_out(float(spread)) for _ in range(int(streams))))
+        return {"cpu": cpu_seconds() - before}
+
+    server = grpc.aio.server()
+    add_ChatServiceServicer_to_server(BareServicer(tokens, rate), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await obey({"target": f"127.0.0.1:{port}", "token": ""}, answer)
+    await server.stop(None)
+
+
+async def serve_chatrpc(tokens: int, rate: float) -> None:
+    """The parts as `chatrpc.server` puts them together, with another model, another embedder, and no worker."""
+    with tempfile.TemporaryDirectory(prefix="chatrpc-bench-") as scratch:
+        issuer = LocalIssuer.create(Path(scratch, "issuer"))
+        async with run_postgres(Path(scratch, "postgres")) as postgres:
+            await asyncio.to_thread(upgrade, postgres.url)
+            await _serve(postgres.url, issuer, ScriptedModel(tokens, rate), tell_cpu)
+
+
+async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, answer: Answers) -> None:
+    database_settings = DatabaseSettings(url=database_url)
+    settings = MemorySettings(database_settings, ModelSettings(), EmbedderSettings(), ContextSettings())
+    auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file))
+    server_settings = ServerSettings(host="127.0.0.1", port=0)
+    async with (
+        open_database(database_settings) as database,
+        process_lease(Processes(database)) as process_id,
+        KeySet(auth) as keys,
+    ):
+        embedder = ConstantEmbedder()
+        space_id = await VectorStore(database).register_space(embedder.space)
+        assembler = Memory(database, embedder, model, space_id).assembler(settings)
+        reports = Reports(database)
+        parts = TurnParts(
+            transcript=Transcript(database),
+            assembler=assembler,
+            model=model,
+            output_reserve=settings.model.output_reserve,
+            coalesce_window=server_settings.coalesce_ms / 1_000,
+            on_finished=lambda: None,
+        )
+        server = build_grpc_server(
+            server_settings,
+            TokenVerifier(auth, keys),
+            Turns(parts, reports, process_id),
+            Conversations(database),
+            reports,
+            assembler,
+            Drain(),
+            Health(),
+        )
+        port = bind(server, server_settings)
+        await server.start()
+        await obey({"target": f"127.0.0.1:{port}", "token": issuer.mint("alice")}, answer)
+        await server.stop(None)
+
+
+def main() -> None:
+    configure_logs(LogSettings(level="warning"))
+    kind, tokens, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    uvloop.run((serve_bare if kind == "bare" else serve_chatrpc)(tokens, rate))
+
+
+if __name__ == "__main__":
+    main()
