@@ -14,6 +14,7 @@ from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.memory import MemoryWorker
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database, open_database, require_row_level_security
+from chatrpc.db.login import require_role
 from chatrpc.db.memory import MemoryTasks
 from chatrpc.db.processes import Processes
 from chatrpc.db.recall import Recall
@@ -155,9 +156,11 @@ async def run_server(settings: Settings, *, wait_ready: bool = True) -> AsyncIte
             doors.stopping.set()
             if not doors.ready.is_set():
                 serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await serving
-            await doors.server.stop(None)
+            try:
+                with suppress(asyncio.CancelledError):
+                    await serving
+            finally:
+                await doors.server.stop(None)
 
 
 class _Doors:
@@ -219,16 +222,17 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
         open_database(settings.database) as database,
         aclosing(build_chat_model(settings.model)) as chat_model,
     ):
-        space_id = await _once_reachable(database, embedder)
+        space_id = await _once_reachable(settings.database, database, embedder)
         yield Memory(database, embedder, chat_model, space_id)
 
 
-async def _once_reachable(database: Database, embedder: Embedder) -> int:
+async def _once_reachable(settings: DatabaseSettings, database: Database, embedder: Embedder) -> int:
     for pause in itertools.chain((0.2, 0.5), itertools.repeat(1.0)):
         try:
+            await require_role(settings)
             await require_row_level_security(database)
             return await VectorStore(database).register_space(embedder.space)
-        except Unavailable:
-            log.warning("database_unreachable", retry_in=pause)
+        except Unavailable as error:
+            log.warning("database_unreachable", problem=str(error.__cause__ or error), retry_in=pause)
         await asyncio.sleep(pause)
     raise AssertionError  # The loop above does not end.

@@ -7,9 +7,9 @@ keeps two migrations apart.
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, text
 
-from chatrpc.db.migrate import alembic_url, include_name
+from chatrpc.db.migrate import engine, include_name
 from chatrpc.db.tables import Base
 from chatrpc.settings import DatabaseSettings, load
 
@@ -43,10 +43,8 @@ def run() -> None:
     if url is None:
         settings = load(DatabaseSettings)
         url = settings.migration_url or settings.url
-    engine = create_engine(alembic_url(url), poolclass=pool.NullPool)
-    with engine.connect() as connection:
+    with engine(url).connect() as connection:
         migrate(connection)
-    engine.dispose()
 
 
 run()

@@ -14,10 +14,9 @@ import pytest_asyncio
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
 
 from chatrpc.db.engine import Database, open_database, require_row_level_security
-from chatrpc.db.migrate import ROOT, alembic_url, config, include_name, upgrade
+from chatrpc.db.migrate import ROOT, config, engine, include_name, upgrade
 from chatrpc.db.tables import Base
 from chatrpc.dev.postgres import PostgresServer
 from chatrpc.errors import SettingsError
@@ -35,12 +34,10 @@ async def empty_url(postgres: PostgresServer) -> AsyncIterator[str]:
 
 
 def test_migrations_and_models_are_equal(database_url: str) -> None:
-    engine = create_engine(alembic_url(database_url))
-    with engine.connect() as connection:
+    with engine(database_url).connect() as connection:
         options = {"include_name": include_name, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
-    engine.dispose()
 
 
 async def test_migrations_go_down_and_up_again(empty_url: str) -> None:

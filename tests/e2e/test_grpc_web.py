@@ -98,6 +98,8 @@ def test_an_error_reaches_the_page_with_its_details(seen: Json, scenario: str) -
 @pytest.mark.parametrize("scenario", ["badToken", "badTokenForAStream"])
 def test_a_bad_token_is_unauthenticated(seen: Json, scenario: str) -> None:
     assert seen[scenario]["code"] == "Unauthenticated"
+    # A page that could not read the status would know nothing but this.
+    assert not seen[scenario]["message"].startswith("HTTP")
 
 
 def test_a_preflight_needs_no_token(dev: Dev) -> None:
