@@ -22,6 +22,7 @@ from chatrpc.settings import DatabaseSettings
 
 Connection = AsyncConnection[DictRow]
 Params = Mapping[str, Any] | Sequence[Any]
+Statement = tuple[str, Params]
 
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
 
@@ -62,15 +63,21 @@ class Database:
         return connection
 
     async def call(self, query: str, params: Params) -> DictRow | None:
-        """Run one statement that sets the user by itself, such as `append_message`: one round trip.
+        """Run one statement that sets the user by itself, such as `append_message`, for its one row."""
+        [rows] = await self.calls((query, params))
+        return rows[0] if rows else None
 
-        The caller names no user here, because the statement does.
-        """
+    async def calls(self, *statements: Statement) -> list[list[DictRow]]:
+        """Run statements that each set the user by themselves, pipelined: one round trip in all."""
         async with translated(), self._pool.connection() as connection:
-            cursor = await connection.execute(query, params, prepare=True, binary=True)
-            return await cursor.fetchone()
+            if len(statements) == 1:
+                cursor = await connection.execute(*statements[0], prepare=True, binary=True)
+                return [await cursor.fetchall()]
+            async with connection.pipeline():
+                cursors = [await connection.execute(*statement, prepare=True, binary=True) for statement in statements]
+            return [await cursor.fetchall() for cursor in cursors]
 
-    async def query(self, user_id: UUID, *statements: tuple[str, Params]) -> list[list[DictRow]]:
+    async def query(self, user_id: UUID, *statements: Statement) -> list[list[DictRow]]:
         """Run statements as one transaction of one user, pipelined: one round trip in all."""
         async with translated(), self._pool.connection() as connection:
             async with connection.pipeline():

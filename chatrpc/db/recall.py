@@ -5,24 +5,17 @@ Both together are one pipelined round trip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from pgvector import HalfVector
 
-from chatrpc.db.codec import (
-    MESSAGE_COLUMNS,
-    message_of,
-    parts_from_json,
-    path_of,
-    settings_from_json,
-    summary_of,
-)
-from chatrpc.db.engine import Database
-from chatrpc.domain import Conversation, HotPath, MemoryScope, Path, Role
+from chatrpc.db.codec import parts_from_json, path_of, settings_from_json
+from chatrpc.db.engine import Database, Statement
+from chatrpc.domain import Conversation, HotPath, MemoryScope, Message, MessageState, Path, Role, Summary
 from chatrpc.errors import NotFound, Reason
 from chatrpc.ports import Vector
 
@@ -30,6 +23,9 @@ CONVERSATION_COLUMNS = (
     "c.id, c.title, c.settings, c.labels, c.revision, c.head_id, c.head_branch, c.head_depth, c.lineage, "
     "c.last_sequence, c.created_at, c.updated_at"
 )
+HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
+# The length of a vector is not part of the type, so that two models can live side by side.
+SEARCH = "SELECT * FROM search_passages(%s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer, %s)"
 CONVERSATION = f"SELECT {CONVERSATION_COLUMNS} FROM conversations c WHERE c.user_id = %s AND c.id = %s"
 
 
@@ -77,80 +73,6 @@ def conversation_of(row: dict[str, Any]) -> Conversation:
     )
 
 
-def _on_path(segments: int, branch: str, depth: str, upper: str | None = None) -> str:
-    """SQL that holds for messages of a path given as parameters b0, d0, b1, d1, ...; false for an empty path.
-
-    One comparison a segment lets the planner use the key; a conversation without branches has one segment.
-    """
-    if segments == 0:
-        return "false"
-    clauses = []
-    for i in range(segments):
-        end = f"%(d{i})s" if upper is None else f"least(%(d{i})s, {upper})"
-        clauses.append(f"({branch} = %(b{i})s AND {depth} <= {end})")
-    return "(" + " OR ".join(clauses) + ")"
-
-
-def _path_params(path: Path, keep: int) -> dict[str, int]:
-    params = {"last_anchor": path[-1][1] - keep if path else 0}
-    for i, (branch, depth) in enumerate(path):
-        params[f"b{i}"], params[f"d{i}"] = branch, depth
-    return params
-
-
-@lru_cache(maxsize=64)
-def _hot_path_query(segments: int) -> str:
-    # The summary's text stands on the first row alone, since every message repeats the other columns. Its depth is a
-    # subquery, evaluated first, and bounds the index scan. As a column of the join, or inside a function that is not
-    # marked leakproof (row-level security keeps those out of index conditions), it would filter the whole path.
-    return f"""
-    WITH summary AS (
-        SELECT s.* FROM summaries s
-        WHERE s.user_id = %(user)s AND s.conversation_id = %(conversation)s
-          AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")} AND s.anchor_depth <= %(last_anchor)s
-        ORDER BY s.anchor_depth DESC, s.version DESC LIMIT 1
-    )
-    SELECT c.revision, c.settings AS conversation_settings,
-           s.version AS summary_version, s.anchor_id, s.anchor_branch, s.anchor_depth, s.tokens AS summary_tokens,
-           s.model AS summary_model, s.created_at AS summary_created_at,
-           CASE WHEN m.depth IS NULL OR m.depth = s.anchor_depth + 1 THEN s.text END AS summary_text,
-           {MESSAGE_COLUMNS}
-    FROM conversations c
-    LEFT JOIN summary s ON true
-    LEFT JOIN messages m ON m.user_id = %(user)s AND m.conversation_id = %(conversation)s
-        AND {_on_path(segments, "m.branch", "m.depth")}
-        AND m.depth > (SELECT coalesce(max(anchor_depth), 0) FROM summary)
-    WHERE c.user_id = %(user)s AND c.id = %(conversation)s
-    ORDER BY m.depth
-    """
-
-
-@lru_cache(maxsize=256)
-def _search_query(scope: MemoryScope, segments: int, after_summary: bool) -> str:
-    """`after_summary`: of this conversation only what the path's summary covers, looked up here."""
-    upper = None
-    if after_summary and segments:
-        upper = f"""(SELECT coalesce(max(s.anchor_depth), 0) FROM (
-            SELECT s.anchor_depth FROM summaries s
-            WHERE s.user_id = %(user)s AND s.conversation_id = %(conversation)s
-              AND {_on_path(segments, "s.anchor_branch", "s.anchor_depth")} AND s.anchor_depth <= %(last_anchor)s
-            ORDER BY s.anchor_depth DESC, s.version DESC LIMIT 1) s)"""
-    here = f"(e.conversation_id = %(conversation)s AND {_on_path(segments, 'e.branch', 'e.depth', upper)})"
-    elsewhere = " OR (e.conversation_id <> %(conversation)s AND e.active)" if scope is MemoryScope.USER else ""
-    return f"""
-    SELECT e.message_id, e.conversation_id, e.span_start, e.span_end, 1 - e.distance AS cosine,
-           m.role, m.parts, m.created_at
-    FROM (
-        SELECT e.message_id, e.conversation_id, e.span_start, e.span_end, e.embedding <=> %(vector)s AS distance
-        FROM embeddings e
-        WHERE e.user_id = %(user)s AND e.space_id = %(space)s AND ({here}{elsewhere})
-        ORDER BY distance LIMIT %(limit)s
-    ) e
-    JOIN messages m ON m.user_id = %(user)s AND m.id = e.message_id
-    ORDER BY e.distance, m.created_at DESC
-    """
-
-
 class Recall:
     """Reads what contexts are built from."""
 
@@ -170,7 +92,7 @@ class Recall:
         Its anchor lies on `path`, and not within the newest `keep` messages: a path that branches off shortly behind
         an anchor takes an earlier one.
         """
-        [rows] = await self._database.query(user_id, self._hot_path_statement(user_id, conversation_id, path, keep))
+        [rows] = await self._database.calls(_hot_path_call(user_id, conversation_id, path, keep))
         return _hot_path_of(rows, conversation_id, path)
 
     async def search(self, user_id: UUID, conversation_id: UUID, search: Search, through: Path) -> list[Candidate]:
@@ -178,68 +100,101 @@ class Recall:
 
         `through` is the summarised part of the path, so that nothing is found that stands verbatim in the window.
         """
-        statement = self._search_statement(user_id, conversation_id, search, through, after_summary=False)
-        [rows] = await self._database.query(user_id, statement)
+        covered = _length(through)
+        [rows] = await self._database.calls(_search_call(user_id, conversation_id, search, through, 0, covered))
         return [_candidate_of(row) for row in rows]
 
     async def hot_path_and_search(
         self, user_id: UUID, conversation_id: UUID, path: Path, search: Search, *, keep: int = 0
     ) -> tuple[HotPath, list[Candidate]]:
         """`hot_path`, and `search` through the anchor of the summary that it finds, in one round trip."""
-        hot, found = await self._database.query(
-            user_id,
-            self._hot_path_statement(user_id, conversation_id, path, keep),
-            self._search_statement(user_id, conversation_id, search, path, after_summary=True, keep=keep),
+        hot, found = await self._database.calls(
+            _hot_path_call(user_id, conversation_id, path, keep),
+            _search_call(user_id, conversation_id, search, path, keep, None),
         )
         return _hot_path_of(hot, conversation_id, path), [_candidate_of(row) for row in found]
 
-    @staticmethod
-    def _hot_path_statement(
-        user_id: UUID, conversation_id: UUID, path: Path, keep: int
-    ) -> tuple[str, dict[str, Any]]:
-        params = {"user": user_id, "conversation": conversation_id, **_path_params(path, keep)}
-        return _hot_path_query(len(path)), params
 
-    @staticmethod
-    def _search_statement(
-        user_id: UUID, conversation_id: UUID, search: Search, path: Path, *, after_summary: bool, keep: int = 0
-    ) -> tuple[str, dict[str, Any]]:
-        params = {
-            "user": user_id,
-            "conversation": conversation_id,
-            "vector": HalfVector(search.vector),
-            "space": search.space_id,
-            "limit": search.limit,
-            **_path_params(path, keep),
-        }
-        return _search_query(search.scope, len(path), after_summary), params
+def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:
+    branches = _array([branch for branch, _ in path])
+    return HOT_PATH, (user_id, conversation_id, branches, _ends(path), _length(path) - keep)
+
+
+def _search_call(
+    user_id: UUID, conversation_id: UUID, search: Search, path: Path, keep: int, through: int | None
+) -> Statement:
+    everywhere = search.scope is MemoryScope.USER
+    return SEARCH, (
+        user_id,
+        conversation_id,
+        _ends(path),
+        _length(path) - keep,
+        through,
+        HalfVector(search.vector),
+        search.space_id,
+        search.limit,
+        everywhere,
+    )
+
+
+def _length(path: Path) -> int:
+    return path[-1][1] if path else 0
+
+
+def _ends(path: Path) -> str:
+    """By branch number: the path's last depth on that branch, 0 where the path does not touch it."""
+    ends = [0] * (1 + max((branch for branch, _ in path), default=0))
+    for branch, depth in path:
+        ends[branch] = depth
+    return _array(ends)
+
+
+def _array(numbers: Sequence[int]) -> str:
+    """An array as PostgreSQL writes it, which costs a tenth of what the driver takes to find out a list's type."""
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _hot_path_of(rows: list[dict[str, Any]], conversation_id: UUID, path: Path) -> HotPath:
     if not rows:
         raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
-    first = rows[0]
-    summary = None
-    if first["summary_version"] is not None:
-        summary = summary_of(
-            {
-                "version": first["summary_version"],
-                "anchor_id": first["anchor_id"],
-                "anchor_branch": first["anchor_branch"],
-                "anchor_depth": first["anchor_depth"],
-                "text": first["summary_text"],
-                "tokens": first["summary_tokens"],
-                "model": first["summary_model"],
-                "created_at": first["summary_created_at"],
-            }
-        )
+    first, *messages = rows
     return HotPath(
         conversation_id=conversation_id,
         revision=first["revision"],
-        settings=settings_from_json(first["conversation_settings"]),
+        settings=settings_from_json(first["settings"]),
         path=path,
-        summary=summary,
-        messages=tuple(message_of(row) for row in rows if row["id"] is not None),
+        summary=None if first["summary_version"] is None else _summary_of(first),
+        messages=tuple(_message_of(row, conversation_id) for row in messages),
+    )
+
+
+def _summary_of(row: dict[str, Any]) -> Summary:
+    return Summary(
+        version=row["summary_version"],
+        anchor_id=row["id"],
+        anchor_branch=row["branch"],
+        anchor_depth=row["depth"],
+        text=row["summary_text"],
+        tokens=row["tokens"],
+        model=row["summary_model"],
+        created_at=row["created_at"],
+    )
+
+
+def _message_of(row: dict[str, Any], conversation_id: UUID) -> Message:
+    """A message as far as a context needs it; who wants the rest asks the transcript."""
+    return Message(
+        id=row["id"],
+        conversation_id=conversation_id,
+        parent_id=None,
+        sequence=row["sequence"],
+        branch=row["branch"],
+        depth=row["depth"],
+        role=Role(row["role"]),
+        state=MessageState(row["state"]),
+        parts=parts_from_json(row["parts"]),
+        tokens=row["tokens"],
+        created_at=row["created_at"],
     )
 
 

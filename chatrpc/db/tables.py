@@ -70,7 +70,7 @@ class ConversationRow(Base):
     labels: Mapped[dict[str, Any]]
     request_id: Mapped[str | None] = mapped_column(Text)
     request_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
-    revision: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    revision: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("1"))
     head_id: Mapped[UUID | None]
     head_branch: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     head_depth: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
@@ -148,6 +148,7 @@ class SummaryRow(Base):
         ForeignKeyConstraint(
             ["user_id", "conversation_id"], ["conversations.user_id", "conversations.id"], ondelete="CASCADE"
         ),
+        Index("summaries_anchor_idx", "user_id", "conversation_id", "anchor_depth"),
     )
 
     user_id: Mapped[UUID] = mapped_column(primary_key=True)

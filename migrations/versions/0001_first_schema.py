@@ -29,7 +29,7 @@ def upgrade() -> None:
                 f"CREATE TABLE {table}_partition_{number} PARTITION OF {table} "
                 f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {number})"
             )
-    for name in ("on_path", "append_message", "finish_reply", "claim_memory_tasks"):
+    for name in ("on_path", "append_message", "finish_reply", "hot_path", "search_passages", "claim_memory_tasks"):
         op.execute(sa.text((FUNCTIONS / f"{name}_1.sql").read_text().replace(":", r"\:")))
     secure()
 
@@ -52,7 +52,7 @@ def create_tables() -> None:
         sa.Column("labels", JSONB(), nullable=False),
         sa.Column("request_id", sa.Text()),
         sa.Column("request_hash", sa.LargeBinary()),
-        sa.Column("revision", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("revision", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
         sa.Column("head_id", sa.Uuid()),
         sa.Column("head_branch", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("head_depth", sa.Integer(), server_default=sa.text("0"), nullable=False),
@@ -129,6 +129,7 @@ def create_tables() -> None:
         sa.Column("created_at", moment, server_default=now, nullable=False),
         of_conversation(),
     )
+    op.create_index("summaries_anchor_idx", "summaries", ["user_id", "conversation_id", "anchor_depth"])
     op.create_table(
         "context_reports",
         sa.Column("user_id", sa.Uuid(), primary_key=True),
@@ -209,6 +210,8 @@ def secure() -> None:
 def downgrade() -> None:
     for signature in (
         "claim_memory_tasks(integer, interval)",
+        "search_passages",
+        "hot_path",
         "finish_reply",
         "append_message",
         "on_path",

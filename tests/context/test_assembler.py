@@ -57,13 +57,13 @@ class CountedEmbedder(WordEmbedder):
 def round_trips(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of statements of each round trip."""
     made: list[int] = []
-    query = database.query
+    calls = database.calls
 
-    async def counted(user_id: Any, *statements: Any) -> Any:
+    async def counted(*statements: Any) -> Any:
         made.append(len(statements))
-        return await query(user_id, *statements)
+        return await calls(*statements)
 
-    monkeypatch.setattr(database, "query", counted)
+    monkeypatch.setattr(database, "calls", counted)
     return made
 
 

@@ -54,10 +54,10 @@ async def test_pages_hold_every_conversation_once(database: Database, user_id: U
 async def test_a_change_needs_the_expected_revision(database: Database, user_id: UUID) -> None:
     conversations = Conversations(database)
     made = await conversations.create(user_id, title="a", settings=TurnSettings(), labels={}, request_id=None)
-    changed = await conversations.update(user_id, made.id, ConversationChanges(title="b"), expected_revision=0)
-    assert (changed.title, changed.revision) == ("b", 1)
-    with pytest.raises(Conflict, match="revision 1, not 0"):
-        await conversations.update(user_id, made.id, ConversationChanges(title="c"), expected_revision=0)
+    changed = await conversations.update(user_id, made.id, ConversationChanges(title="b"), expected_revision=1)
+    assert (changed.title, changed.revision) == ("b", 2)
+    with pytest.raises(Conflict, match="revision 2, not 1"):
+        await conversations.update(user_id, made.id, ConversationChanges(title="c"), expected_revision=1)
     with pytest.raises(NotFound):
         await conversations.update(uuid4(), made.id, ConversationChanges(title="c"))
 
