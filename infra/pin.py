@@ -28,7 +28,8 @@ def export(*arguments: str) -> str:
 
 def pinned() -> str:
     """The lines of the constraints: every package but those of the extras."""
-    return "".join(f'    "{line}",\n' for line in export("--no-header", "--no-hashes", "--all-groups").splitlines() if "==" in line)
+    exported = export("--no-header", "--no-hashes", "--all-groups")
+    return "".join(f'    "{line}",\n' for line in exported.splitlines() if "==" in line)
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         if (project, requirements) == before:
             return 0
-        print("The pins are not what the dependencies resolve to; run `uv run --no-project infra/pin.py`.", file=sys.stderr)
+        print("The dependencies resolve to other versions; run `uv run --no-project infra/pin.py`.", file=sys.stderr)
         return 1
     PYPROJECT.write_text(project)
     REQUIREMENTS.write_text(requirements)

@@ -25,7 +25,11 @@ def configure_logs(settings: LogSettings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(),
+        # Prettier ones show local variables, and with them what users say.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
     if settings.format == "json":
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
@@ -41,4 +45,7 @@ def configure_logs(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     # One line a request of the model's client or the key set's fetch is more than an operator wants.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A client that vanishes in the middle of a write is no error of the server's.
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_, update
@@ -20,6 +20,8 @@ from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
 from chatrpc.domain import Conversation, Message, Page, TurnSettings
 from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Reason
+
+_T = TypeVar("_T")
 
 # A page ends early once its texts are this long, so that an answer stays below a gRPC message's usual 4 MiB.
 PAGE_CHARACTERS = 500_000
@@ -110,9 +112,10 @@ class Conversations:
             query = query.where(tuple_(ConversationRow.updated_at, ConversationRow.id) < (updated_at, conversation_id))
         async with self._database.session(user_id) as session:
             rows = (await session.execute(query)).mappings().all()
-        found = [conversation_of(dict(row)) for row in rows[: page.size]]
-        more = len(rows) > page.size
-        return found, f"{found[-1].updated_at.isoformat()} {found[-1].id}" if more else None
+        found = [conversation_of(dict(row)) for row in rows]
+        shown = _fitting(found[: page.size], lambda each: len(each.title) + len(each.settings.system_instruction or ""))
+        more = len(found) > len(shown)
+        return shown, f"{shown[-1].updated_at.isoformat()} {shown[-1].id}" if more else None
 
     async def update(
         self,
@@ -200,7 +203,7 @@ class Conversations:
                 query = query.where(place < after if newest_first else place > after)
             query = query.order_by(place.desc() if newest_first else place.asc()).limit(page.size + 1)
             found = [message_of(dict(message)) for message in (await session.execute(query)).mappings()]
-        shown = _fitting(found[: page.size])
+        shown = _fitting(found[: page.size], lambda message: len(message.text))
         more = len(found) > len(shown)
         last = shown[-1] if shown else None
         if not more or last is None:
@@ -208,14 +211,14 @@ class Conversations:
         return shown, str(last.sequence if all_branches else last.depth)
 
 
-def _fitting(messages: list[Message]) -> list[Message]:
-    """As many messages as an answer may hold, one at least."""
+def _fitting(items: Sequence[_T], length: Callable[[_T], int]) -> Sequence[_T]:
+    """As many items as an answer may hold, one at least."""
     total = 0
-    for index, message in enumerate(messages):
-        total += len(message.text)
+    for index, item in enumerate(items):
+        total += length(item)
         if total > PAGE_CHARACTERS and index > 0:
-            return messages[:index]
-    return messages
+            return items[:index]
+    return items
 
 
 def _key(user_id: UUID, conversation_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

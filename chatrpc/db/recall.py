@@ -25,7 +25,9 @@ CONVERSATION_COLUMNS = (
 )
 HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
 # The length of a vector is not part of the type, so that two models can live side by side.
-SEARCH = "SELECT * FROM search_passages(%s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer, %s)"
+SEARCH = (
+    "SELECT * FROM search_passages(%s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer, %s)"
+)
 CONVERSATION = f"SELECT {CONVERSATION_COLUMNS} FROM conversations c WHERE c.user_id = %s AND c.id = %s"
 
 

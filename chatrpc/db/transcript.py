@@ -148,7 +148,7 @@ class Transcript:
             case "no_parent":
                 raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message.parent_id))
             case _:
-                raise InvalidInput("message.parent_id", "The parent must be a reply; name an assistant's message.")
+                raise InvalidInput("parent_id", "The parent must be a reply; name an assistant's message.")
         stored = Message(
             id=message_id,
             conversation_id=conversation_id,

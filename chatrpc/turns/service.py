@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -22,6 +23,8 @@ from chatrpc.turns.replay import replay
 from chatrpc.turns.reply_log import ReplyLog, beyond_the_end
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 # How often a queued turn looks whether the reply before it, in another process, is finished.
 PREDECESSOR_POLL = 0.5
@@ -39,7 +42,7 @@ class Turns:
         self._reports = reports
         self._process_id = process_id
         self._running: dict[tuple[UUID, UUID], Generation] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._locks = _Locks()
 
     async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
@@ -54,19 +57,24 @@ class Turns:
             NotFound, AlreadyExists, InvalidInput: As Transcript.append.
             Unavailable: The database cannot be reached; the same send succeeds later, once.
         """
-        user_id = caller.user_id
         pending = self._parts.assembler.embed_query(message.parts)
+        try:
+            return await self._whole(self._send(caller, message, pending))
+        except BaseException:
+            pending.cancel()
+            raise
+
+    async def _send(
+        self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
+    ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+        user_id = caller.user_id
         tokens = sum(estimate_tokens(part.text) for part in message.parts)
         # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
         # reply that is committed but not yet running.
         async with self._locks.held((user_id, message.conversation_id)):
-            try:
-                accepted = await self._parts.transcript.append(
-                    user_id, message, tokens=tokens, actor=caller.actor, owner=self._process_id
-                )
-            except BaseException:
-                pending.cancel()
-                raise
+            accepted = await self._parts.transcript.append(
+                user_id, message, tokens=tokens, actor=caller.actor, owner=self._process_id
+            )
             if accepted.duplicate:
                 pending.cancel()
                 return accepted, await self._attach(user_id, accepted, 0, 0)
@@ -94,9 +102,27 @@ class Turns:
         running = self._running.get((user_id, reply_id))
         if running is not None:
             return _read(running.log, attempt, after_sequence)
+        return await self._whole(self._follow_stored(user_id, reply_id, attempt, after_sequence))
+
+    async def _follow_stored(
+        self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int
+    ) -> AsyncGenerator[ReplyEvent, None]:
         accepted = await self._parts.transcript.turn(user_id, reply_id)
         async with self._locks.held((user_id, accepted.message.conversation_id)):
             return await self._attach(user_id, accepted, attempt, after_sequence)
+
+    async def _whole(self, work: Coroutine[None, None, _T]) -> _T:
+        """Do work to its end even if its caller is cancelled: what it commits must not be left without its reply."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Whoever still waits gets the error; whoever was cancelled does not want it.
+            task.exception()
 
     async def cancel(self, caller: Caller, reply_id: UUID) -> bool:
         """Stop a reply that this process generates.
@@ -115,6 +141,7 @@ class Turns:
         accepted = await self._parts.transcript.turn(caller.user_id, reply_id)
         if accepted.reply.state.finished:
             return False
+        # A dead process has left the reply behind: it is begun anew, to be ended with what it then has.
         async with self._locks.held((caller.user_id, accepted.message.conversation_id)):
             await self._attach(caller.user_id, accepted, 0, 0)
             left_behind = self._running.get((caller.user_id, reply_id))
@@ -130,13 +157,15 @@ class Turns:
 
     async def drain(self, grace: float) -> None:
         """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=grace)
-        for running in list(self._running.values()):
-            running.cancel()
-        if late:
-            await asyncio.wait(late)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        # What ends may have begun something else: a send begins a reply.
+        while self._tasks and loop.time() < deadline:
+            await asyncio.wait(self._tasks, timeout=deadline - loop.time())
+        while self._tasks:
+            for running in list(self._running.values()):
+                running.cancel()
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def _start(
         self,
@@ -159,7 +188,7 @@ class Turns:
         self._running[key] = generation
         task = asyncio.create_task(self._run(key, generation), name=f"reply {accepted.reply.id}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return generation.log
 
     async def _run(self, key: tuple[UUID, UUID], generation: Generation) -> None:

@@ -3,6 +3,7 @@ faults of the provider and deaths of processes, against a plain list of what was
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -106,13 +107,10 @@ class Life:
     async def do_die(self) -> None:
         """The process ends between two instructions: nothing more is written, and its lease runs out."""
         assert self.process is not None
-        for task in list(self.process.turns._tasks):
+        ending = list(self.process.turns._tasks)
+        for task in ending:
             task.cancel()
-        for task in list(self.process.turns._tasks):
-            try:
-                await task
-            except BaseException:  # noqa: BLE001 - how a dying process ends is of no interest.
-                pass
+        await asyncio.gather(*ending, return_exceptions=True)
         async with self.database.unbound() as connection:
             await connection.execute("DELETE FROM server_processes WHERE id = %s", (self.process.process_id,))
         await self.start()

@@ -114,6 +114,21 @@ async def test_a_reader_that_vanishes_costs_nothing_of_the_reply(process: Proces
     assert text_of(await process.followed(accepted.reply.id)) == "one two"
 
 
+async def test_a_sender_that_vanishes_at_any_moment_leaves_no_message_without_a_reply(
+    process: Process, database: Database, user_id: UUID
+) -> None:
+    for moments in range(30):
+        sending = asyncio.create_task(process.send(f"Hi {moments}."))
+        for _ in range(moments * 3):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait({sending})
+    await process.turns.drain(20)
+    listed, _ = await Conversations(database).messages(user_id, process.conversation_id, Page(1000))
+    assert listed
+    assert {message.state for message in listed} == {MessageState.COMPLETE}
+
+
 async def test_cancel_keeps_the_text_and_reaches_the_provider(process: Process, provider: Provider) -> None:
     provider.script(Answer(deltas=("one ", "two ", "three"), gate=asyncio.Event(), gate_at=2))
     accepted, events = await process.send("Hi.")
