@@ -15,7 +15,6 @@ from chatrpc.context.budget import Fitted, Query
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.query import PendingQuery
 from chatrpc.context.retrieval import candidates_for, choose
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.context.window import keeps_enough, through
 from chatrpc.db.recall import Candidate, Recall, Search
 from chatrpc.domain import (
@@ -35,6 +34,7 @@ from chatrpc.domain import (
 from chatrpc.errors import NotFound
 from chatrpc.ports import Embedder
 from chatrpc.settings import ContextSettings, ModelSettings
+from chatrpc.tokens import estimate_tokens
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from chatrpc.context import prompt
-from chatrpc.context.tokens import cut_to_tokens, estimate_tokens
 from chatrpc.domain import Dropped, DropReason, Hit, Message, Section, Summary, VerbatimRef
+from chatrpc.tokens import cut_to_tokens, estimate_tokens
 
 SYSTEM_SHARE = 0.5
 """Part of the budget that the system instruction may take. A longer one is cut to it whatever else there is, so that

@@ -15,7 +15,6 @@ from datetime import timedelta
 
 import structlog
 
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.context.window import batch_due
 from chatrpc.db.memory import MemoryTask, MemoryTasks
 from chatrpc.db.recall import Recall
@@ -27,6 +26,7 @@ from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Summarizer
 from chatrpc.settings import ContextSettings
+from chatrpc.tokens import estimate_tokens
 
 LEASE = timedelta(minutes=5)
 """How long a claim lasts; work that takes longer is broken off and tried again. If a process dies, its conversations

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from datetime import UTC
 from uuid import UUID
 
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.domain import Hit, Message, MessageState, PromptMessage, Section, Summary
+from chatrpc.tokens import estimate_tokens
 
 MESSAGE_OVERHEAD = 8
 """Tokens that a chat template adds to a message at most (role, delimiters, line ends), with some room."""

@@ -6,11 +6,11 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.domain import Role
 from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Vector
+from chatrpc.tokens import estimate_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import structlog
 
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.db.transcript import FinishedReply, Transcript
 from chatrpc.domain import (
     Accepted,
@@ -26,6 +25,7 @@ from chatrpc.domain import (
 )
 from chatrpc.errors import ChatError, Reason, Unavailable
 from chatrpc.ports import ChatModel, ModelRequest, TextDelta
+from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, Restarted
 from chatrpc.turns.replay import failure

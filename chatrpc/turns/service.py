@@ -13,10 +13,10 @@ from uuid import UUID
 import structlog
 
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.db.reports import Reports
 from chatrpc.domain import Accepted, Caller, Message, OutgoingMessage
 from chatrpc.errors import NotFound, Unavailable
+from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.events import ReplyEvent
 from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
 from chatrpc.turns.replay import replay

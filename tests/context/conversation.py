@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from chatrpc.context.prompt import passage_cost
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.db.recall import Candidate
 from chatrpc.domain import Hit, Message, MessageState, Path, Role, Summary, TextPart
+from chatrpc.tokens import estimate_tokens
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 CONVERSATION = UUID(int=1)

@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.memory import MemoryWorker
 from chatrpc.context.prompt import CUT_OFF
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.memory import MemoryTasks
@@ -38,6 +37,7 @@ from chatrpc.domain import (
 )
 from chatrpc.errors import Reason, SummaryRefused, Unavailable
 from chatrpc.settings import ContextSettings, ModelSettings
+from chatrpc.tokens import estimate_tokens
 from tests.support.embedder import WordEmbedder
 
 UUIDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

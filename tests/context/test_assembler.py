@@ -12,7 +12,6 @@ import pytest
 
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.query import PendingQuery, query_text
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database, open_database
 from chatrpc.db.recall import Recall
@@ -29,6 +28,7 @@ from chatrpc.domain import (
 from chatrpc.errors import NotFound, Reason, Unavailable
 from chatrpc.ports import Vectors
 from chatrpc.settings import ContextSettings, DatabaseSettings, ModelSettings
+from chatrpc.tokens import estimate_tokens
 from tests.context.household import Household
 from tests.support.embedder import WordEmbedder
 

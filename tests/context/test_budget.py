@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from chatrpc.context import budget, prompt
 from chatrpc.context.assembler import _prompt
 from chatrpc.context.budget import Query, fit
-from chatrpc.context.tokens import estimate_tokens
 from chatrpc.domain import DropReason, MessageState, Section
+from chatrpc.tokens import estimate_tokens
 from tests.context.conversation import hit, message, summary
 
 # Lengths from nothing to several times the budget; the words vary so that costs do.

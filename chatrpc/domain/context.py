@@ -1,0 +1,167 @@
+"""Contexts: what they are built from, what the model gets, and the account of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from chatrpc.domain.conversation import Path, TurnSettings
+from chatrpc.domain.message import Message, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A version of the rolling summary: all of the path up to and including its anchor, in few words."""
+
+    version: int
+    anchor_id: UUID
+    anchor_branch: int
+    anchor_depth: int
+    text: str
+    tokens: int
+    model: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found by retrieval.
+
+    Attributes:
+        cosine: Similarity to the query, -1 to 1.
+        rank: Place among the candidates, from 1.
+        sure: Whether the cosine exceeds the mark of a sure hit.
+        tokens: Upper estimate of its cost in a prompt.
+    """
+
+    message_id: UUID
+    conversation_id: UUID
+    role: Role
+    text: str
+    created_at: datetime
+    cosine: float
+    rank: int
+    sure: bool
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class HotPath:
+    """All that a context of one conversation is built from, apart from retrieval.
+
+    Attributes:
+        summary: Newest summary whose anchor lies on the path, or None.
+        messages: Messages of the path after the summary's anchor, oldest first, unfinished replies included.
+    """
+
+    conversation_id: UUID
+    revision: int
+    settings: TurnSettings
+    path: Path
+    summary: Summary | None
+    messages: tuple[Message, ...]
+
+
+class Section(StrEnum):
+    """Parts of a prompt, in the order in which they stand."""
+
+    SYSTEM = "system"
+    SUMMARY = "summary"
+    VERBATIM = "verbatim"
+    RETRIEVED = "retrieved"
+    QUERY = "query"
+
+
+class DropReason(StrEnum):
+    """Why something did not enter the prompt, or not whole."""
+
+    BUDGET = "budget"
+    TRUNCATED = "truncated"
+    BELOW_FLOOR = "below_floor"
+    NOT_SURE = "not_sure"
+    EMPTY = "empty"
+
+
+class RetrievalOutcome(StrEnum):
+    """How the search for relevant passages ended."""
+
+    FOUND = "found"
+    NOTHING_RELEVANT = "nothing_relevant"
+    DISABLED = "disabled"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A message that is not in the prompt, or not whole."""
+
+    message_id: UUID
+    reason: DropReason
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerbatimRef:
+    """A message that stands word for word in the prompt; the query of a dry run has no id and the sequence 0."""
+
+    message_id: UUID | None
+    sequence: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextReport:
+    """Why a reply knew what it knew.
+
+    Attributes:
+        revision: Revision of the conversation that the context was built at.
+        summary_version, summary_anchor_id: None where no summary was used.
+        summarized_through_depth: Messages 1..this of the path are inside the summary; 0 without one.
+        verbatim: In the order of the prompt; the query itself is the last.
+        section_tokens: Upper estimate, by section.
+        budget_tokens: What the prompt might have cost at most.
+        assembly_micros: Time spent, embedding apart; `embedding_micros` beside it.
+    """
+
+    conversation_id: UUID
+    query_message_id: UUID | None
+    revision: int
+    summary_version: int | None
+    summarized_through_depth: int
+    verbatim: tuple[VerbatimRef, ...]
+    retrieval: RetrievalOutcome
+    hits: tuple[Hit, ...]
+    dropped: tuple[Dropped, ...]
+    section_tokens: dict[Section, int]
+    budget_tokens: int
+    embedding_model: str
+    model: str
+    assembly_micros: int = 0
+    embedding_micros: int = 0
+    summary_anchor_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMessage:
+    """One message of the prompt as the model gets it.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        message_ids: The stored messages whose words stand in it.
+    """
+
+    role: str
+    content: str
+    section: Section
+    message_ids: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AssembledContext:
+    """What the model is given, and the account of it."""
+
+    prompt: tuple[PromptMessage, ...]
+    report: ContextReport

@@ -1,0 +1,99 @@
+"""Messages: what was said, and how far a reply has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class MessageState(StrEnum):
+    """How far a message has come. A user's message is COMPLETE at once; a reply starts PENDING."""
+
+    PENDING = "pending"
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def finished(self) -> bool:
+        return self is not MessageState.PENDING
+
+
+class FinishReason(StrEnum):
+    """Why a reply ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text of a message."""
+
+    text: str
+
+
+# A union, so that images, tools and citations become further members.
+Part = TextPart
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that one reply cost; `estimated` where the provider's own count is missing."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a conversation, the user's or the assistant's.
+
+    Attributes:
+        sequence: Order of acceptance within the conversation, over all branches, from 1, gapless.
+        branch, depth: Place in the tree.
+        tokens: Upper estimate of what the text costs in a prompt.
+        attempt: Of a reply: number of the generation that this row accepts events of, from 1.
+        delta_ends: Of a finished reply: text length in code points after each delta event, so that the events
+            can be told again from any sequence; see `chatrpc.turns`.
+        error_reason: Of a FAILED reply: the `Reason` that its readers saw.
+    """
+
+    id: UUID
+    conversation_id: UUID
+    parent_id: UUID | None
+    sequence: int
+    branch: int
+    depth: int
+    role: Role
+    state: MessageState
+    parts: tuple[Part, ...]
+    tokens: int
+    created_at: datetime
+    client_message_id: str | None = None
+    actor: str | None = None
+    attempt: int = 0
+    model: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    finished_at: datetime | None = None
+    delta_ends: tuple[int, ...] = ()
+    error_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)

@@ -1,0 +1,48 @@
+"""A turn: what is said, and what is committed of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from chatrpc.domain.conversation import Path, TurnSettings
+from chatrpc.domain.message import Message, Part
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """A message that a caller wants to say; see `chatapi.v1.OutgoingMessage`.
+
+    Attributes:
+        coalesce_window: Seconds in which tokens share one delta event; None takes the server's own.
+    """
+
+    conversation_id: UUID
+    client_message_id: str
+    parts: tuple[Part, ...]
+    parent_id: UUID | None = None
+    settings: TurnSettings = field(default_factory=TurnSettings)
+    coalesce_window: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message is committed, and its reply has a place.
+
+    Attributes:
+        reply: The reply's row; PENDING and of attempt 1 unless `duplicate`.
+        path: Path from the root to `message`, itself included.
+        parent_pending: Whether the message before is a reply that was not finished when this was read.
+        revision_before: Revision that the append found; a cached hot path of this revision is not stale.
+        settings: The conversation's settings.
+        turn_settings: The settings stored for this turn: those of the first send.
+    """
+
+    message: Message
+    reply: Message
+    path: Path
+    duplicate: bool
+    parent_pending: bool
+    revision_before: int
+    settings: TurnSettings
+    turn_settings: TurnSettings
