@@ -303,11 +303,13 @@ async def test_a_fixed_token_is_used_to_its_end_and_then_its_expiry_is_told() ->
     async def script(line: Line) -> None:
         await line.accept(await line.hear("send"))
         await line.go_away(pb.GoingAway.REASON_TOKEN_EXPIRING)
+        await line.tell(delta(1, "the notice was heard"))
         await line.accept(await line.hear("send"), OTHER)
         await line.end_with(status(StatusCode.UNAUTHENTICATED, "Expired.", "TOKEN_EXPIRED"))
 
     async with staged(script) as stage, stage.client.chat() as session:
         first = await session.send(hello("one"))
+        await anext(first)
         second = await session.send(hello("two"))
         for turn in (first, second):
             with pytest.raises(CallError, match="TOKEN_EXPIRED"):
@@ -357,8 +359,8 @@ async def test_a_token_source_without_a_new_token_is_not_asked_in_circles() -> N
 async def test_a_reply_is_stopped_over_the_stream_that_tells_it() -> None:
     async def script(line: Line) -> None:
         await line.accept(await line.hear("send"))
-        await line.tell(delta(1, "a"))
         await line.go_away()
+        await line.tell(delta(1, "a"))
         request = await line.hear("cancel")
         assert request.cancel.reply_id == REPLY
         await line.say(cancelled=pb.CancelReplyResponse(reply_id=REPLY, stopped=True))
