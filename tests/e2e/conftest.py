@@ -1,4 +1,4 @@
-"""One embedded stack for all end-to-end tests, each of them a user of its own; and what an operator sets to run the parts."""
+"""One embedded stack for all end-to-end tests, each a user of its own; and what an operator sets to run the parts."""
 
 from __future__ import annotations
 
