@@ -7,6 +7,7 @@ import random
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from chatrpc.settings import (
     ModelSettings,
     ServerSettings,
 )
+from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.service import Turns
@@ -87,7 +89,7 @@ class ConstantEmbedder:
 
 
 class BareServicer(ChatServiceServicer):
-    """One message for each token, and nothing else."""
+    """One message for each token, or for each window, and nothing else. A request that names a window gets it."""
 
     def __init__(self, tokens: int, rate: float) -> None:
         self._tokens = tokens
@@ -97,13 +99,37 @@ class BareServicer(ChatServiceServicer):
         self, request_iterator: AsyncIterator[pb.ChatRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[pb.ChatResponse, None]:
         async for request in request_iterator:
-            reply_id = request.send.client_message_id
-            sequence = 0
-            async for text in paced(self._tokens, self._rate):
-                sequence += 1
-                delta = pb.TextDelta(text=text)
-                yield pb.ChatResponse(reply=pb.ReplyEvent(reply_id=reply_id, attempt=1, sequence=sequence, delta=delta))
+            reply_id, sequence = request.send.client_message_id, 0
+            window = request.send.coalesce_window.ToMilliseconds() / 1_000
+            async with aclosing(self._texts(window)) as texts:
+                async for text in texts:
+                    sequence += 1
+                    reply = pb.ReplyEvent(
+                        reply_id=reply_id, attempt=1, sequence=sequence, delta=pb.TextDelta(text=text)
+                    )
+                    yield pb.ChatResponse(reply=reply)
             yield pb.ChatResponse(reply=pb.ReplyEvent(reply_id=reply_id, attempt=1, completed=pb.ReplyCompleted()))
+
+    def _texts(self, window: float) -> AsyncGenerator[str, None]:
+        tokens = paced(self._tokens, self._rate)
+        return coalesced(tokens, window) if window else tokens
+
+
+async def coalesced(tokens: AsyncGenerator[str, None], window: float) -> AsyncGenerator[str, None]:
+    """The least that coalescing takes: a task that reads, the window's timer, and a queue."""
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    coalescer = Coalescer(window, pieces.put_nowait)
+
+    async def read() -> None:
+        async for token in tokens:
+            coalescer.push(token)
+        coalescer.flush()
+        pieces.put_nowait(None)
+
+    reading = asyncio.create_task(read())
+    while (text := await pieces.get()) is not None:
+        yield text
+    await reading
 
 
 async def serve_bare(tokens: int, rate: float) -> None:
