@@ -177,7 +177,7 @@ async def test_cancelling_a_first_start_leaves_no_process_and_no_half_cluster(tm
 
     task = asyncio.create_task(start())
     async with asyncio.timeout(30):
-        while not (tmp_path / "cluster.new" / "base").exists():  # noqa: ASYNC110 - initdb gives no event
+        while not (tmp_path / "cluster.new" / "base").exists():
             await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

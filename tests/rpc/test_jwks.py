@@ -34,7 +34,7 @@ def from_file(path: Path) -> KeySet:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - the server's thread knows no event of this loop
+        while not condition():
             await asyncio.sleep(0.005)
 
 
