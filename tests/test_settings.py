@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
@@ -23,6 +25,7 @@ from chatrpc.settings import (
 )
 from infra.env_example import TARGET, text
 
+ROOT = Path(__file__).resolve().parents[1]
 ISSUER = {"CHATRPC_AUTH_ISSUER": "https://issuer.test", "CHATRPC_AUTH_JWKS_FILE": "/keys.json"}
 # What a server cannot do without.
 REQUIRED = {"CHATRPC_DATABASE_URL": "postgresql:///chatrpc"} | ISSUER
@@ -147,6 +150,26 @@ def test_a_malformed_value_is_one_sentence_that_names_its_variable(
 def test_a_refusal_shows_no_secret() -> None:
     sentence = refusal(ModelSettings, {"CHATRPC_MODEL_API_KEY": "sk-very-secret"})
     assert "sk-very-secret" not in sentence
+
+
+def test_the_documents_name_only_variables_that_there_are() -> None:
+    known = set(re.findall(r"^#?(CHATRPC_[A-Z_]+)=", text(), re.MULTILINE))
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        # `CHATRPC_EDGE_*` stands for a section.
+        named = set(re.findall(r"CHATRPC_[A-Z_]+(?![A-Z_*])", document.read_text()))
+        assert named <= known, document
+
+
+def test_the_cognito_example_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    [_, section] = (ROOT / "docs" / "operations.md").read_text().split("### AWS Cognito\n")
+    example = re.findall(r"^(CHATRPC_\w+)=(.*)$", section.partition("\n## ")[0], re.MULTILINE)
+    for name, value in example:
+        monkeypatch.setenv(name, value)
+    auth = load(AuthSettings)
+    assert auth.jwks_url == f"{auth.issuer}/.well-known/jwks.json"
+    assert len(auth.client_ids) == 2
+    assert auth.audience is None
+    assert auth.act_as_scope == "chatrpc/chat.act_as"
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
