@@ -50,7 +50,6 @@ BAR_MICROS = 300.0
 # Appends make a conversation longer, so the short ones are many.
 CONVERSATIONS = {10: 50, 100: 10, 1_000: 2, 10_000: 1}
 TEXT = "We moved the meeting with Anna to Thursday, so I can bring the garden plans."
-PARTS = (TextPart(TEXT),)
 OWNER = uuid7()
 
 PLAIN_TABLE = """
@@ -78,6 +77,11 @@ class Level:
         return [accept - insert for accept, insert in zip(self.accept, self.insert, strict=True)]
 
 
+def new_parts() -> tuple[TextPart, ...]:
+    """A text that nobody has said yet."""
+    return (TextPart(f"{TEXT} {random.getrandbits(64)}"),)
+
+
 class Writer:
     """Appends, and inserts plainly."""
 
@@ -87,13 +91,13 @@ class Writer:
         self._user_id = user_id
 
     async def append(self, conversation_id: UUID) -> Accepted:
-        message = OutgoingMessage(conversation_id, str(uuid7()), PARTS)
+        message = OutgoingMessage(conversation_id, str(uuid7()), new_parts())
         return await self._transcript.append(self._user_id, message, tokens=24, actor=None, owner=OWNER)
 
     async def insert(self, conversation_id: UUID) -> None:
-        key = str(uuid7())
-        body = Jsonb(parts_to_json(PARTS))
-        row = (self._user_id, conversation_id, 1, uuid7(), 1, body, 24, key, content_hash(PARTS))
+        key, parts = str(uuid7()), new_parts()
+        body = Jsonb(parts_to_json(parts))
+        row = (self._user_id, conversation_id, 1, uuid7(), 1, body, 24, key, content_hash(parts))
         async with self._database.unbound() as connection:
             await connection.execute(INSERT, row, prepare=True, binary=True)
 
@@ -103,7 +107,7 @@ class Writer:
             reply=accepted.reply,
             attempt=1,
             state=MessageState.COMPLETE,
-            parts=PARTS,
+            parts=new_parts(),
             tokens=24,
             model="none",
             finish_reason=FinishReason.STOP,
