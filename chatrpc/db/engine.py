@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -25,6 +26,23 @@ Params = Mapping[str, Any] | Sequence[Any]
 Statement = tuple[str, Params]
 
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
+
+
+class PooledConnection(AsyncConnection[DictRow]):
+    """A connection that goes back to its pool when it is closed, by SQLAlchemy for instance.
+
+    psycopg's own `close` passes over a connection that the server has closed. The pool would then wait for it for ever,
+    and be empty for good once each of its connections has met a restart of the database.
+    """
+
+    async def close(self) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is None:
+            await super().close()
+        else:
+            await pool.putconn(self)
+            # A second `close` must not give it back twice.
+            self._pool = None
 
 
 @asynccontextmanager
@@ -53,14 +71,40 @@ class Database:
             "postgresql+psycopg://",
             poolclass=NullPool,
             async_creator=self._checkout,
+            # The text of an error is logged, and the parameters are what users say.
+            hide_parameters=True,
         )
+        self._mending: asyncio.Task[None] | None = None
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.wait({self._mending})
+        await self._pool.close()
 
     async def _checkout(self) -> Connection:
         connection = await self._pool.getconn()
-        # SQLAlchemy expects psycopg's defaults; the pool undoes this at return.
-        await connection.set_autocommit(False)
+        try:
+            # SQLAlchemy expects psycopg's defaults; the pool undoes this at return.
+            await connection.set_autocommit(False)
+        except BaseException:
+            await connection.close()
+            raise
         connection.row_factory = tuple_row  # type: ignore[assignment]
         return connection
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """`translated`, and where one connection was lost, a look at all others: a restart breaks them together, and
+        without it each would cost a call."""
+        try:
+            async with translated():
+                yield
+        except Unavailable:
+            if self._mending is None or self._mending.done():
+                self._mending = asyncio.create_task(self._pool.check(), name="check of the pool")
+            raise
 
     async def call(self, query: str, params: Params) -> DictRow | None:
         """Run one statement that sets the user by itself, such as `append_message`, for its one row."""
@@ -69,7 +113,7 @@ class Database:
 
     async def calls(self, *statements: Statement) -> list[list[DictRow]]:
         """Run statements that each set the user by themselves, pipelined: one round trip in all."""
-        async with translated(), self._pool.connection() as connection:
+        async with self._watched(), self._pool.connection() as connection:
             if len(statements) == 1:
                 cursor = await connection.execute(*statements[0], prepare=True, binary=True)
                 return [await cursor.fetchall()]
@@ -79,7 +123,7 @@ class Database:
 
     async def query(self, user_id: UUID, *statements: Statement) -> list[list[DictRow]]:
         """Run statements as one transaction of one user, pipelined: one round trip in all."""
-        async with translated(), self._pool.connection() as connection:
+        async with self._watched(), self._pool.connection() as connection:
             async with connection.pipeline():
                 await connection.execute(SET_USER, (str(user_id),), prepare=True)
                 cursors = [
@@ -91,14 +135,14 @@ class Database:
     @asynccontextmanager
     async def transaction(self, user_id: UUID) -> AsyncIterator[Connection]:
         """A transaction of one user, for statements that depend on each other."""
-        async with translated(), self._pool.connection() as connection, connection.transaction():
+        async with self._watched(), self._pool.connection() as connection, connection.transaction():
             await connection.execute(SET_USER, (str(user_id),))
             yield connection
 
     @asynccontextmanager
     async def session(self, user_id: UUID) -> AsyncIterator[SqlConnection]:
         """A transaction of one user, for SQLAlchemy Core."""
-        async with translated(), self._engine.begin() as connection:
+        async with self._watched(), self._engine.begin() as connection:
             await connection.execute(
                 text("SELECT set_config('chatrpc.user_id', :user_id, true)"), {"user_id": str(user_id)}
             )
@@ -107,7 +151,7 @@ class Database:
     @asynccontextmanager
     async def unbound(self) -> AsyncIterator[Connection]:
         """A connection for tables that belong to no user; row-level security hides all others."""
-        async with translated(), self._pool.connection() as connection:
+        async with self._watched(), self._pool.connection() as connection:
             yield connection
 
 
@@ -131,6 +175,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
         options += f" -c role={settings.role}"
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         settings.url,
+        connection_class=PooledConnection,
         min_size=1,
         max_size=settings.pool_size,
         timeout=settings.connect_timeout,
@@ -144,10 +189,11 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
         reconnect_timeout=settings.connect_timeout,
     )
     await pool.open(wait=False)
+    database = Database(pool)
     try:
-        yield Database(pool)
+        yield database
     finally:
-        await pool.close()
+        await database.aclose()
 
 
 async def require_row_level_security(database: Database) -> None:

@@ -47,8 +47,8 @@ class ConversationRow(Base):
     """A conversation.
 
     `lineage` holds the older segments of the active path, flattened as branch, last depth, branch, last depth, ...; the
-    path's last segment is `(head_branch, head_depth)`. No index covers a column that an append changes, so that the
-    update stays within its page (HOT).
+    path's last segment is `(head_branch, head_depth)`. While `pending_replies` is 0, an append need not look at the
+    reply before it. No index covers a column that an append changes, so that the update stays within its page (HOT).
     """
 
     __tablename__ = "conversations"
@@ -77,6 +77,7 @@ class ConversationRow(Base):
     lineage: Mapped[list[int]] = mapped_column(server_default=sql_text("'{}'"))
     last_branch: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     last_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    pending_replies: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
 

@@ -9,6 +9,7 @@ CREATE FUNCTION finish_reply(
 )
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $function$
 #variable_conflict use_variable
 BEGIN
@@ -34,7 +35,8 @@ BEGIN
     END IF;
     finished := true;
 
-    UPDATE conversations c SET revision = revision_before + 1, updated_at = finish_reply.finished_at
+    UPDATE conversations c SET
+        revision = revision_before + 1, pending_replies = c.pending_replies - 1, updated_at = finish_reply.finished_at
     WHERE c.user_id = p_user AND c.id = p_conversation;
     IF p_report IS NOT NULL THEN
         INSERT INTO context_reports (user_id, conversation_id, reply_id, report)

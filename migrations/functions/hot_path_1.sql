@@ -15,6 +15,7 @@ CREATE FUNCTION hot_path(
 RETURNS SETOF record
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $function$
 #variable_conflict use_column
 DECLARE

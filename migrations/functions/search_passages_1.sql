@@ -12,6 +12,7 @@ CREATE FUNCTION search_passages(
 RETURNS SETOF record
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $function$
 #variable_conflict use_column
 DECLARE

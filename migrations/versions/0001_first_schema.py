@@ -59,6 +59,7 @@ def create_tables() -> None:
         sa.Column("lineage", ARRAY(sa.Integer()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("last_branch", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("last_sequence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("pending_replies", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", moment, server_default=now, nullable=False),
         sa.Column("updated_at", moment, server_default=now, nullable=False),
         postgresql_with={"fillfactor": "70"},
