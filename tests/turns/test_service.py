@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chatrpc.db.conversations import Conversations
+from chatrpc.db.conversations import ConversationChanges, Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import Transcript
-from chatrpc.domain import Accepted, FinishReason, MessageState, OutgoingMessage, Page, TextPart
+from chatrpc.domain import Accepted, FinishReason, MessageState, OutgoingMessage, Page, Sampling, TextPart, TurnSettings
 from chatrpc.errors import AlreadyExists, NotFound, OutOfRange, Reason, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
 from tests.support.provider import Answer, Fault, Provider
@@ -39,6 +39,22 @@ async def test_a_turn_tells_its_context_its_text_and_its_end(process: Process, p
     assert (reply.text, reply.state, reply.finish_reason) == ("Hello!", MessageState.COMPLETE, FinishReason.STOP)
     assert reply.usage is not None
     assert not reply.usage.estimated
+
+
+async def test_settings_of_the_turn_go_over_those_of_the_conversation(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    settings = TurnSettings(
+        system_instruction="Be brief.", model="large", sampling=Sampling(temperature=0.1, top_p=0.9)
+    )
+    await Conversations(database).update(user_id, process.conversation_id, ConversationChanges(settings=settings))
+    turn = TurnSettings(model="small", sampling=Sampling(temperature=0.7, max_output_tokens=12))
+    _, events = await process.send("Hi.", settings=turn)
+    await until_last(events)
+    body = (await provider.received()).body
+    assert body["messages"][0]["role"] == "system"
+    assert body["messages"][0]["content"].startswith("Be brief.")
+    assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("small", 0.7, 0.9, 12)
 
 
 async def test_every_reader_sees_the_same_from_every_sequence(process: Process, provider: Provider) -> None:
