@@ -25,6 +25,9 @@ Connection = AsyncConnection[DictRow]
 Params = Mapping[str, Any] | Sequence[Any]
 Statement = tuple[str, Params]
 
+# How long a call that has lost its connection waits, in seconds, so that its next try does not meet another such one.
+MENDING_PATIENCE = 1.0
+
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
 
 
@@ -104,6 +107,8 @@ class Database:
         except Unavailable:
             if self._mending is None or self._mending.done():
                 self._mending = asyncio.create_task(self._pool.check(), name="check of the pool")
+            # A task, since whoever is cancelled here must not take along the connections that are being checked.
+            await asyncio.wait({self._mending}, timeout=MENDING_PATIENCE)
             raise
 
     async def call(self, query: str, params: Params) -> DictRow | None:
