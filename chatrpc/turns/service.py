@@ -57,14 +57,19 @@ class Turns:
             NotFound, AlreadyExists, InvalidInput: As Transcript.append.
             Unavailable: The database cannot be reached; the same send succeeds later, once.
         """
-        pending = self._parts.assembler.embed_query(message.parts)
+        return await self._whole(self._send(caller, message, self._parts.assembler.embed_query(message.parts)))
+
+    async def _send(
+        self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
+    ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
         try:
-            return await self._whole(self._send(caller, message, pending))
+            return await self._accept(caller, message, pending)
         except BaseException:
+            # Not where the sender is cancelled: the reply needs the embedding all the same.
             pending.cancel()
             raise
 
-    async def _send(
+    async def _accept(
         self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
     ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
         user_id = caller.user_id
@@ -141,10 +146,13 @@ class Turns:
         accepted = await self._parts.transcript.turn(caller.user_id, reply_id)
         if accepted.reply.state.finished:
             return False
-        # A dead process has left the reply behind: it is begun anew, to be ended with what it then has.
-        async with self._locks.held((caller.user_id, accepted.message.conversation_id)):
-            await self._attach(caller.user_id, accepted, 0, 0)
-            left_behind = self._running.get((caller.user_id, reply_id))
+        return await self._whole(self._cancel_left_behind(caller.user_id, accepted))
+
+    async def _cancel_left_behind(self, user_id: UUID, accepted: Accepted) -> bool:
+        """A dead process has left the reply behind: it is begun anew, to be ended with what it then has."""
+        async with self._locks.held((user_id, accepted.message.conversation_id)):
+            await self._attach(user_id, accepted, 0, 0)
+            left_behind = self._running.get((user_id, accepted.reply.id))
             if left_behind is not None:
                 left_behind.cancel()
         return left_behind is not None
