@@ -68,7 +68,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A further piece of the reply; never empty."""
+    """A further piece of the reply; never empty, and without U+0000, which PostgreSQL cannot store."""
 
     text: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +13,9 @@ from chatrpc.db.engine import Database
 from chatrpc.db.transcript import Transcript
 from chatrpc.domain import Accepted, FinishReason, MessageState, OutgoingMessage, Page, Sampling, TextPart, TurnSettings
 from chatrpc.errors import AlreadyExists, NotFound, OutOfRange, Reason, Unavailable
+from chatrpc.ports import Vectors
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from tests.support.embedder import WordEmbedder
 from tests.support.provider import Answer, Fault, Provider
 from tests.turns.conftest import Process, caller, running
 
@@ -143,6 +146,37 @@ async def test_a_sender_that_vanishes_at_any_moment_leaves_no_message_without_a_
     listed, _ = await Conversations(database).messages(user_id, process.conversation_id, Page(1000))
     assert listed
     assert {message.state for message in listed} == {MessageState.COMPLETE}
+
+
+async def test_a_sender_that_vanishes_while_the_query_is_embedded_gets_a_reply_all_the_same(
+    process: Process, database: Database, user_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanished, embed = asyncio.Event(), WordEmbedder.embed
+
+    async def embed_late(embedder: WordEmbedder, texts: Sequence[str]) -> Vectors:
+        await vanished.wait()
+        return await embed(embedder, texts)
+
+    monkeypatch.setattr(WordEmbedder, "embed", embed_late)
+    sending = asyncio.create_task(process.send("Hi."))
+    # One step for the task itself, one for what it begins.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait({sending})
+    assert sending.cancelled()
+    vanished.set()
+    await process.turns.drain(20)
+    listed, _ = await Conversations(database).messages(user_id, process.conversation_id, Page(10))
+    assert [message.state for message in listed] == [MessageState.COMPLETE] * 2
+
+
+async def test_a_character_that_the_database_cannot_store_costs_no_reply(process: Process, provider: Provider) -> None:
+    provider.script(Answer(deltas=("one", "\0", "t\0wo")))
+    accepted, events = await process.said("Hi.")
+    assert isinstance(events[-1].event, Completed)
+    assert text_of(events) == events[-1].event.message.text == "one\ufffdt\ufffdwo"
+    assert await process.followed(accepted.reply.id, 1, 0) == events
 
 
 async def test_cancel_keeps_the_text_and_reaches_the_provider(process: Process, provider: Provider) -> None:

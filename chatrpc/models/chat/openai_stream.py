@@ -23,7 +23,9 @@ class Delta(BaseModel):
 
     @property
     def text(self) -> str:
-        return (self.content or "") + (self.refusal or "")
+        # PostgreSQL cannot store U+0000. A reply with one could never be finished,
+        # and would be generated again and again.
+        return ((self.content or "") + (self.refusal or "")).replace("\0", "\ufffd")
 
     @property
     def is_token(self) -> bool:
