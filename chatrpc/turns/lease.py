@@ -48,3 +48,7 @@ async def _renew(processes: Processes, process_id: UUID) -> None:
             await processes.renew(process_id, LEASE)
         except Unavailable:
             log.warning("lease_not_renewed", process_id=str(process_id))
+        except Exception:
+            # A database that has become a read-only standby, for instance. Without its lease this process would lose
+            # every reply that it writes to the others, so the renewal outlives every fault.
+            log.exception("lease_not_renewed", process_id=str(process_id))
