@@ -18,8 +18,9 @@ SELECT %(fingerprint)s, %(name)s, %(dimension)s WHERE NOT EXISTS (SELECT 1 FROM 
 ON CONFLICT (fingerprint) DO NOTHING
 """
 SPACES = "SELECT id, fingerprint, name, dimension FROM embedding_spaces ORDER BY id"
-# The lock on the conversation keeps a vector from being written after its conversation is deleted.
-LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR KEY SHARE"
+# The lock on the conversation keeps a vector from being written after its conversation is deleted, and, while an append
+# switches branches, from being written as a part of the path that is just being left: a weaker one would let it pass.
+LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR SHARE"
 ADD = """
 INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active,
                         span_start, span_end, embedding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -137,6 +138,26 @@ async def test_another_branch_is_not_found_from_elsewhere(database: Database, us
     await embed(database, user_id, space_id, [edited.message, made[1].message], 50)
     found = await recall.search(user_id, elsewhere, Search(vector(1), space_id, 50, MemoryScope.USER), ())
     assert {c.text for c in found} == {"question 0", "edited"}
+
+
+async def test_a_vector_written_while_its_branch_is_left_is_not_found_from_elsewhere(
+    database: Database, user_id: UUID
+) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first, second = await turns(database, user_id, conversation_id, 2)
+    space_id = await VectorStore(database).register_space(SPACE)
+    async with asyncio.TaskGroup() as group, database.transaction(user_id) as connection:
+        # An edit that is about to commit, as append_message makes it.
+        await connection.execute(
+            "SELECT append_message(%s, %s, gen_random_uuid(), gen_random_uuid(), 'edit', '', %s, '[]', 0, NULL, "
+            "NULL, gen_random_uuid())",
+            (user_id, conversation_id, first.reply.id),
+        )
+        embedding = group.create_task(embed(database, user_id, space_id, [second.message], 1))
+        await asyncio.wait({embedding}, timeout=0.3)
+    elsewhere = await new_conversation(database, user_id)
+    search = Search(vector(1), space_id, 10, MemoryScope.USER)
+    assert await Recall(database).search(user_id, elsewhere, search, ()) == []
 
 
 async def test_a_database_holds_one_embedding_space(database: Database) -> None:
