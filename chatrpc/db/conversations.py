@@ -113,7 +113,7 @@ class Conversations:
         async with self._database.session(user_id) as session:
             rows = (await session.execute(query)).mappings().all()
         found = [conversation_of(dict(row)) for row in rows]
-        shown = _fitting(found[: page.size], lambda each: len(each.title) + len(each.settings.system_instruction or ""))
+        shown = _fitting(found[: page.size], _characters)
         more = len(found) > len(shown)
         return shown, f"{shown[-1].updated_at.isoformat()} {shown[-1].id}" if more else None
 
@@ -209,6 +209,12 @@ class Conversations:
         if not more or last is None:
             return shown, None
         return shown, str(last.sequence if all_branches else last.depth)
+
+
+def _characters(conversation: Conversation) -> int:
+    texts = (conversation.title, conversation.settings.system_instruction or "", conversation.settings.model or "")
+    labels = (len(name) + len(value) for name, value in conversation.labels.items())
+    return sum(map(len, texts)) + sum(labels)
 
 
 def _fitting(items: Sequence[_T], length: Callable[[_T], int]) -> Sequence[_T]:

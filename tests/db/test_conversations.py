@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chatrpc.db.conversations import ConversationChanges, Conversations, DeletionCounts
+from chatrpc.db.conversations import PAGE_CHARACTERS, ConversationChanges, Conversations, DeletionCounts
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import Transcript
 from chatrpc.domain import Page, Sampling, TurnSettings
@@ -98,3 +98,14 @@ async def test_a_page_of_long_messages_ends_early(database: Database, user_id: U
     assert [message.sequence for message in first] == [1, 2]
     second, _ = await conversations.messages(user_id, made.id, Page(100, after))
     assert second[0].sequence == 3
+
+
+async def test_a_page_of_conversations_with_many_labels_ends_early(database: Database, user_id: UUID) -> None:
+    conversations = Conversations(database)
+    labels = {f"{n:063}": "ü" * 256 for n in range(16)}
+    for _ in range(150):
+        await conversations.create(user_id, title="", settings=TurnSettings(), labels=labels, request_id=None)
+    shown, following = await conversations.list(user_id, Page(1000))
+    assert sum(len(name) + len(value) for one in shown for name, value in one.labels.items()) <= PAGE_CHARACTERS
+    rest, _ = await conversations.list(user_id, Page(1000, following))
+    assert len({one.id for one in (*shown, *rest)}) == 150
