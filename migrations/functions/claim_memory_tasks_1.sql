@@ -1,11 +1,10 @@
 -- Claims due background work of any user for a while. It runs as the schema's owner, since the server's role sees one
 -- user at a time. The claim is a short transaction of its own: holding a row lock over a model call would make sends
--- wait for the whole call.
+-- wait for the whole call. The migration binds it to the schema, since no search path of its caller's may count.
 CREATE FUNCTION claim_memory_tasks(p_limit integer, p_lease interval)
 RETURNS TABLE (user_id uuid, conversation_id uuid, embedded_sequence bigint, attempts integer, due_at timestamptz)
 LANGUAGE sql
 SECURITY DEFINER
-SET search_path FROM CURRENT
 AS $function$
     UPDATE memory_tasks t SET claimed_until = now() + p_lease, attempts = t.attempts + 1
     FROM (

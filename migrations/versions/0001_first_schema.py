@@ -204,6 +204,12 @@ def secure() -> None:
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {SERVER_ROLE}")
     op.execute(f"GRANT SELECT, INSERT ON embedding_spaces TO {SERVER_ROLE}")
     op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON server_processes TO {SERVER_ROLE}")
+    # Where a search path does not name the schema of temporary tables, that comes first: the server's role could put a
+    # table of its own, with triggers, under the hands of the schema's owner.
+    op.execute(
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER FUNCTION claim_memory_tasks SET search_path = %I, pg_temp', current_schema()); END $$"
+    )
     op.execute("REVOKE EXECUTE ON FUNCTION claim_memory_tasks FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION claim_memory_tasks TO {SERVER_ROLE}")
 

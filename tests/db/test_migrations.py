@@ -79,6 +79,17 @@ async def test_row_level_security_refuses_rows_for_other_users(database: Databas
         await database.query(user_id, statement)
 
 
+async def test_the_servers_role_cannot_put_a_table_under_the_hands_of_the_owner(database_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("SET ROLE chatrpc_server")
+        await connection.execute("CREATE TEMPORARY TABLE memory_tasks (LIKE public.memory_tasks)")
+        await connection.execute(
+            "INSERT INTO pg_temp.memory_tasks VALUES (gen_random_uuid(), gen_random_uuid(), now(), NULL, 0, 0)"
+        )
+        claimed = await connection.execute("SELECT * FROM claim_memory_tasks(10, interval '1 minute')")
+        assert await claimed.fetchall() == []
+
+
 async def test_the_server_refuses_a_role_that_is_not_bound(database_url: str, database: Database) -> None:
     await require_row_level_security(database)
     async with open_database(DatabaseSettings(url=database_url, role="")) as unbound:
