@@ -305,7 +305,9 @@ async def test_a_superseded_attempt_writes_nothing_and_closes_the_providers_requ
     transcript = Transcript(database)
     assert await transcript.begin_attempt(user_id, accepted.reply.id, process.process_id) == 2
     with pytest.raises(Unavailable) as caught:
-        await until_last(events)
+        # Sooner than the model's own deadline of silence, which would end the attempt, too.
+        async with asyncio.timeout(20):
+            await until_last(events)
     assert caught.value.reason is Reason.REPLY_HELD_ELSEWHERE
     await (await provider.received()).wait_closed()
     gate.set()
