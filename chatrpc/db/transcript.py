@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -39,11 +41,7 @@ SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 FINISH = """
 SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
-CHECKPOINT = """
-UPDATE messages SET parts = %s, delta_ends = %s
-WHERE user_id = %s AND id = %s AND state = 'pending' AND attempt = %s
-RETURNING true AS held
-"""
+CHECKPOINT = "SELECT checkpoint_replies(%s, %s, %s, %s, %s) AS superseded"
 BEGIN_ATTEMPT = """
 UPDATE messages m SET attempt = attempt + 1, owner = %(owner)s, parts = '[]', delta_ends = NULL
 WHERE user_id = %(user)s AND id = %(reply)s AND state = 'pending'
@@ -87,6 +85,17 @@ class FinishedReply:
     usage: Usage
     delta_ends: tuple[int, ...]
     report: ContextReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a running attempt at a reply has so far."""
+
+    user_id: UUID
+    reply_id: UUID
+    attempt: int
+    parts: tuple[Part, ...]
+    delta_ends: tuple[int, ...]
 
 
 class Transcript:
@@ -228,13 +237,25 @@ class Transcript:
         )
         return rows[0]["attempt"] if rows else None
 
-    async def checkpoint_reply(
-        self, user_id: UUID, reply_id: UUID, attempt: int, parts: tuple[Part, ...], delta_ends: tuple[int, ...]
-    ) -> bool:
-        """Store the text that a running reply has so far. False where the attempt is not the current one any more."""
-        params = (Jsonb(parts_to_json(parts)), list(delta_ends), user_id, reply_id, attempt)
-        [rows] = await self._database.query(user_id, (CHECKPOINT, params))
-        return bool(rows)
+    async def checkpoint_replies(self, checkpoints: Sequence[Checkpoint]) -> set[UUID]:
+        """Store what running replies have so far, of all users in one statement.
+
+        Returns:
+            The replies whose attempt is not the current one any more, or that are gone.
+        """
+        [rows] = await self._database.calls(
+            (
+                CHECKPOINT,
+                (
+                    [checkpoint.user_id for checkpoint in checkpoints],
+                    [checkpoint.reply_id for checkpoint in checkpoints],
+                    [checkpoint.attempt for checkpoint in checkpoints],
+                    [json.dumps(parts_to_json(checkpoint.parts)) for checkpoint in checkpoints],
+                    ["{" + ",".join(map(str, checkpoint.delta_ends)) + "}" for checkpoint in checkpoints],
+                ),
+            )
+        )
+        return {row["superseded"] for row in rows}
 
     async def finish_reply(self, user_id: UUID, finished: FinishedReply) -> tuple[Message, int] | None:
         """Store a finished reply, once.

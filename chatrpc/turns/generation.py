@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,9 +13,10 @@ import structlog
 
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.query import PendingQuery
-from chatrpc.db.transcript import FinishedReply, Transcript
+from chatrpc.db.transcript import Checkpoint, FinishedReply, Transcript
 from chatrpc.domain import (
     Accepted,
+    AssembledContext,
     ContextReport,
     FinishReason,
     Message,
@@ -33,8 +34,6 @@ from chatrpc.turns.reply_log import ReplyLog
 
 log = structlog.get_logger(__name__)
 
-# A crash costs at most this many seconds of a reply's text.
-CHECKPOINT_INTERVAL = 1.0
 # How long a finished reply waits for a database that is away, before its turn is left to be attempted again.
 FINISH_PATIENCE = 60.0
 
@@ -62,7 +61,11 @@ class SupersededError(Exception):
 
 
 class Generation:
-    """One attempt at a reply. It runs whether or not anybody reads its log."""
+    """One attempt at a reply. It runs whether or not anybody reads its log.
+
+    Args:
+        finished: Waits until another reply is finished.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,9 @@ class Generation:
         accepted: Accepted,
         attempt: int,
         *,
+        finished: Callable[[UUID], Awaitable[None]],
         coalesce_window: float | None = None,
         pending: PendingQuery | None = None,
-        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.user_id = user_id
         self.conversation_id = accepted.message.conversation_id
@@ -82,7 +85,7 @@ class Generation:
         self._accepted = accepted
         self._attempt = attempt
         self._pending = pending
-        self._before = before
+        self._finished = finished
         self._report: ContextReport | None = None
         self._pieces: list[str] = []
         self._delta_ends: list[int] = []
@@ -93,10 +96,25 @@ class Generation:
         self._coalescer = Coalescer(window, self._tell)
         self._producer: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._superseded = False
+        self._saved_deltas = 0
 
     def cancel(self) -> None:
         """Stop the model; the text so far is stored."""
         self._cancelled = True
+        if self._producer is not None:
+            self._producer.cancel()
+
+    def unsaved(self) -> Checkpoint | None:
+        """What is to be stored since the last call; None where there is nothing new."""
+        if len(self._delta_ends) == self._saved_deltas:
+            return None
+        self._saved_deltas = len(self._delta_ends)
+        return Checkpoint(self.user_id, self.log.reply_id, self._attempt, self._text_parts(), tuple(self._delta_ends))
+
+    def supersede(self) -> None:
+        """Stop the model and write nothing: the attempt is not the current one any more."""
+        self._superseded = True
         if self._producer is not None:
             self._producer.cancel()
 
@@ -129,6 +147,8 @@ class Generation:
             await asyncio.wait({self._producer})
         finally:
             self._producer.cancel()
+        if self._superseded:
+            raise SupersededError
         if self._producer.cancelled():
             self._finish_reason = FinishReason.CANCELLED
             return MessageState.CANCELLED, None
@@ -137,8 +157,6 @@ class Generation:
             return MessageState.COMPLETE, None
         self._finish_reason = FinishReason.FAILED
         match error:
-            case SupersededError():
-                raise error
             case ChatError(reason=Reason.DATABASE_UNAVAILABLE):
                 # The turn stays pending: the same send is attempted again when the database is back.
                 raise error
@@ -150,9 +168,7 @@ class Generation:
                 return MessageState.FAILED, Reason.INTERNAL
 
     async def _produce(self) -> None:
-        if self._before is not None:
-            await self._before()
-        context = await self._parts.assembler.assemble(self.user_id, self._accepted, self._pending)
+        context = await self._context()
         self._report = context.report
         self._model_name = context.report.model
         self.log.append(ContextBuilt(context.report))
@@ -164,7 +180,7 @@ class Generation:
             sampling=settings.sampling,
             max_output_tokens=min(wanted, self._parts.output_reserve),
         )
-        async with self._checkpoints(), aclosing(self._parts.model.stream(request)) as events:
+        async with aclosing(self._parts.model.stream(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     self._coalescer.push(event.text)
@@ -173,48 +189,24 @@ class Generation:
                     self._usage = event.usage
                     self._model_name = event.model
 
+    async def _context(self) -> AssembledContext:
+        """The context, once every reply before this one is finished, so that none is missing from it."""
+        accepted, assembler = self._accepted, self._parts.assembler
+        if accepted.parent_pending and accepted.message.parent_id is not None:
+            await self._finished(accepted.message.parent_id)
+        context = await assembler.assemble(self.user_id, accepted, self._pending)
+        # A reply that was stopped while it waited is finished before the one that it waited for.
+        while context.unfinished:
+            for reply_id in context.unfinished:
+                await self._finished(reply_id)
+            context = await assembler.assemble(self.user_id, accepted)
+        return context
+
     def _tell(self, text: str) -> None:
         self._pieces.append(text)
         before = self._delta_ends[-1] if self._delta_ends else 0
         self._delta_ends.append(before + len(text))
         self.log.append(Delta(text))
-
-    @asynccontextmanager
-    async def _checkpoints(self) -> AsyncIterator[None]:
-        """Store the text about once a second; end the producer when the attempt is superseded."""
-        producer = asyncio.current_task()
-        assert producer is not None  # This runs in a task.
-        superseded = False
-
-        async def store() -> None:
-            nonlocal superseded
-            stored = 0
-            while True:
-                await asyncio.sleep(CHECKPOINT_INTERVAL)
-                if len(self._delta_ends) == stored:
-                    continue
-                stored = len(self._delta_ends)
-                try:
-                    held = await self._parts.transcript.checkpoint_reply(
-                        self.user_id, self.log.reply_id, self._attempt, self._text_parts(), tuple(self._delta_ends)
-                    )
-                except Unavailable:
-                    continue  # The next checkpoint, or the end, tries again.
-                if not held:
-                    superseded = True
-                    producer.cancel()
-                    return
-
-        task = asyncio.create_task(store(), name=f"checkpoints of {self.log.reply_id}")
-        try:
-            yield
-        except asyncio.CancelledError:
-            if superseded:
-                producer.uncancel()
-                raise SupersededError from None
-            raise
-        finally:
-            task.cancel()
 
     def _text_parts(self) -> tuple[TextPart, ...]:
         text = "".join(self._pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from chatrpc.db.reports import Reports
 from chatrpc.domain import Accepted, Caller, Message, OutgoingMessage
 from chatrpc.errors import NotFound, Unavailable
 from chatrpc.tokens import estimate_tokens
+from chatrpc.turns.checkpoints import checkpoint_while_running
 from chatrpc.turns.events import ReplyEvent
 from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
 from chatrpc.turns.replay import replay
@@ -43,6 +44,7 @@ class Turns:
         self._process_id = process_id
         self._running: dict[tuple[UUID, UUID], Generation] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._checkpoints: asyncio.Task[None] | None = None
         self._locks = _Locks()
 
     async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
@@ -174,6 +176,8 @@ class Turns:
             for running in list(self._running.values()):
                 running.cancel()
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        if self._checkpoints is not None:
+            self._checkpoints.cancel()
 
     def _start(
         self,
@@ -190,10 +194,13 @@ class Turns:
             attempt,
             coalesce_window=coalesce_window,
             pending=pending,
-            before=self._predecessor(user_id, accepted),
+            finished=partial(self._finished, user_id),
         )
         key = (user_id, accepted.reply.id)
         self._running[key] = generation
+        if self._checkpoints is None or self._checkpoints.done():
+            work = checkpoint_while_running(self._parts.transcript, self._running)
+            self._checkpoints = asyncio.create_task(work, name="checkpoints")
         task = asyncio.create_task(self._run(key, generation), name=f"reply {accepted.reply.id}")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -239,13 +246,6 @@ class Turns:
         if position > len(events):
             raise beyond_the_end(position, len(events))
         return _iterate(events[position:])
-
-    def _predecessor(self, user_id: UUID, accepted: Accepted) -> Callable[[], Awaitable[None]] | None:
-        """What a queued turn waits for: the end of the reply before it."""
-        parent_id = accepted.message.parent_id
-        if not accepted.parent_pending or parent_id is None:
-            return None
-        return partial(self._finished, user_id, parent_id)
 
     async def _finished(self, user_id: UUID, reply_id: UUID) -> None:
         """Wait until a reply is finished; a reply that a dead process left behind is attempted anew."""

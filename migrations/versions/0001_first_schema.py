@@ -17,6 +17,8 @@ FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 PARTITIONS = 16
 PARTITIONED = ("messages", "embeddings")
 OF_A_USER = ("conversations", "branches", "messages", "summaries", "context_reports", "embeddings", "memory_tasks")
+# Functions that run as the schema's owner, whom row-level security does not bind.
+OF_ANY_USER = ("checkpoint_replies", "claim_memory_tasks")
 SERVER_ROLE = "chatrpc_server"
 
 
@@ -29,7 +31,7 @@ def upgrade() -> None:
                 f"CREATE TABLE {table}_partition_{number} PARTITION OF {table} "
                 f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {number})"
             )
-    for name in ("on_path", "append_message", "finish_reply", "hot_path", "search_passages", "claim_memory_tasks"):
+    for name in ("on_path", "append_message", "finish_reply", "hot_path", "search_passages", *OF_ANY_USER):
         op.execute(sa.text((FUNCTIONS / f"{name}_1.sql").read_text().replace(":", r"\:")))
     secure()
 
@@ -194,7 +196,11 @@ def secure() -> None:
         END $$
         """
     )
-    op.execute(f"GRANT {SERVER_ROLE} TO CURRENT_USER")
+    # A role that exists already may be one that its owner, and not the schema's, grants.
+    op.execute(
+        f"DO $$ BEGIN IF NOT pg_has_role(CURRENT_USER, '{SERVER_ROLE}', 'MEMBER') THEN "
+        f"GRANT {SERVER_ROLE} TO CURRENT_USER; END IF; END $$"
+    )
     for table in OF_A_USER:
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(
@@ -206,17 +212,19 @@ def secure() -> None:
     op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON server_processes TO {SERVER_ROLE}")
     # Where a search path does not name the schema of temporary tables, that comes first: the server's role could put a
     # table of its own, with triggers, under the hands of the schema's owner.
-    op.execute(
-        "DO $$ BEGIN EXECUTE format("
-        "'ALTER FUNCTION claim_memory_tasks SET search_path = %I, pg_temp', current_schema()); END $$"
-    )
-    op.execute("REVOKE EXECUTE ON FUNCTION claim_memory_tasks FROM PUBLIC")
-    op.execute(f"GRANT EXECUTE ON FUNCTION claim_memory_tasks TO {SERVER_ROLE}")
+    for function in OF_ANY_USER:
+        op.execute(
+            "DO $$ BEGIN EXECUTE format("
+            f"'ALTER FUNCTION {function} SET search_path = %I, pg_temp', current_schema()); END $$"
+        )
+        op.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {SERVER_ROLE}")
 
 
 def downgrade() -> None:
     for signature in (
         "claim_memory_tasks(integer, interval)",
+        "checkpoint_replies",
         "search_passages",
         "hot_path",
         "finish_reply",

@@ -10,8 +10,8 @@ import pytest
 
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
-from chatrpc.db.transcript import Transcript
-from chatrpc.domain import Accepted, OutgoingMessage, Page, TextPart, TurnSettings
+from chatrpc.db.transcript import Checkpoint, Transcript
+from chatrpc.domain import Accepted, MessageState, OutgoingMessage, Page, TextPart, TurnSettings
 from chatrpc.errors import AlreadyExists, InvalidInput, NotFound
 from tests.db.helpers import finish, said
 
@@ -114,7 +114,8 @@ async def test_only_the_current_attempt_finishes(database: Database, user_id: UU
     transcript = Transcript(database)
     assert await transcript.begin_attempt(user_id, turn.reply.id, OWNER) == 2
     assert await finish(transcript, user_id, turn, "stale", attempt=1) is None
-    assert await transcript.checkpoint_reply(user_id, turn.reply.id, 1, said("stale"), ()) is False
+    stale = Checkpoint(user_id, turn.reply.id, 1, said("stale"), (5,))
+    assert await transcript.checkpoint_replies([stale]) == {turn.reply.id}
     finished = await finish(transcript, user_id, turn, "fresh", attempt=2)
     assert finished is not None
     assert await finish(transcript, user_id, turn, "twice", attempt=2) is None
@@ -122,3 +123,19 @@ async def test_only_the_current_attempt_finishes(database: Database, user_id: UU
     assert stored.reply == finished[0]
     assert stored.reply.text == "fresh"
     assert finished[1] == turn.revision_before + 1
+
+
+async def test_checkpoints_of_several_users_are_stored_at_once(database: Database) -> None:
+    transcript, checkpoints, turns = Transcript(database), [], []
+    for number in range(3):
+        user_id = uuid4()
+        turn = await append(database, user_id, await new_conversation(database, user_id), "a")
+        text = 'so "far"\n{}' * number
+        checkpoints.append(Checkpoint(user_id, turn.reply.id, 1, said(text), tuple(range(number))))
+        turns.append((user_id, turn, text))
+    foreign = Checkpoint(uuid4(), turns[0][1].reply.id, 1, said("not mine"), ())
+    assert await transcript.checkpoint_replies([*checkpoints, foreign]) == {foreign.reply_id}
+    for user_id, turn, text in turns:
+        stored = await transcript.turn(user_id, turn.reply.id)
+        assert stored.reply.text == text
+        assert stored.reply.state is MessageState.PENDING
