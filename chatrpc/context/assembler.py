@@ -284,7 +284,8 @@ class ContextAssembler:
             assembly_micros=round((time.perf_counter() - request.started - request.embedding_wait) * 1e6),
             embedding_micros=request.embedding_micros,
         )
-        return AssembledContext(_prompt(fitted, query), report)
+        unfinished = tuple(message.id for message in before if not message.state.finished)
+        return AssembledContext(_prompt(fitted, query), report, unfinished)
 
 
 def _prompt(fitted: Fitted, query: Query) -> tuple[PromptMessage, ...]:

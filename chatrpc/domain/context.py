@@ -161,7 +161,12 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True)
 class AssembledContext:
-    """What the model is given, and the account of it."""
+    """What the model is given, and the account of it.
+
+    Attributes:
+        unfinished: Replies of the path that are still being written, and so are missing, oldest first.
+    """
 
     prompt: tuple[PromptMessage, ...]
     report: ContextReport
+    unfinished: tuple[UUID, ...] = ()

@@ -252,6 +252,27 @@ async def test_a_cancelled_queued_turn_never_asks_the_model(process: Process, pr
     assert len(provider.requests) == 1
 
 
+async def test_a_message_behind_a_cancelled_queued_turn_waits_for_the_reply_before_both(
+    process: Process, provider: Provider
+) -> None:
+    gate = asyncio.Event()
+    provider.script(Answer(deltas=("first ", "answer"), gate=gate, gate_at=1), Answer(deltas=("third",)))
+    _, first_events = await process.send("One.")
+    await anext(first_events)
+    second, second_events = await process.send("Two.")
+    await process.turns.cancel(process.caller, second.reply.id)
+    await until_last(second_events)
+    _, third_events = await process.send("Three.")
+    third = asyncio.create_task(anext(third_events))
+    await asyncio.wait({third}, timeout=0.3)
+    gate.set()
+    built = (await third).event
+    await until_last(third_events)
+    assert isinstance(built, ContextBuilt)
+    assert [dropped.message_id for dropped in built.report.dropped] == [second.reply.id]
+    assert "first answer" in [m["content"] for m in provider.requests[1].body["messages"]]
+
+
 async def test_a_reply_left_behind_by_a_dead_process_is_attempted_anew(
     process: Process, database: Database, user_id: UUID, provider: Provider
 ) -> None:
