@@ -22,8 +22,8 @@ from chatapi.v1.message_pb2 import OutgoingMessage, Part, TextPart
 from google.protobuf.duration_pb2 import Duration
 
 import bench.turn_cpu
+from bench.child import Child, run_child
 from bench.table import print_table
-from bench.turn_cpu.child import Child, run_child
 from bench.turn_cpu.servers import HURRY
 from chatrpc.settings import ServerSettings
 

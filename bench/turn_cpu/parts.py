@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import uvloop
 
-from bench.turn_cpu.child import cpu_seconds, obey
+from bench.child import cpu_seconds, obey
 from bench.turn_cpu.pace import TOKEN
 from chatrpc.domain import PromptMessage, Role, Sampling, Section
 from chatrpc.models.chat import build_chat_model

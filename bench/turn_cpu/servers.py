@@ -18,7 +18,7 @@ from chatapi.v1 import chat_service_pb2 as pb
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceServicer, add_ChatServiceServicer_to_server
 from numpy.typing import NDArray
 
-from bench.turn_cpu.child import Answers, cpu_seconds, obey, tell_cpu
+from bench.child import Answers, cpu_seconds, obey, tell_cpu
 from bench.turn_cpu.pace import paced
 from chatrpc.cli.runtime import configure_logs
 from chatrpc.db.conversations import Conversations
