@@ -75,12 +75,15 @@ async def test_a_summary_serves_only_paths_that_hold_its_anchor(database: Databa
     made = await turns(database, user_id, conversation_id, 4)
     recall, summaries = Recall(database), Summaries(database)
     messages = (await recall.hot_path(user_id, conversation_id, made[-1].path)).messages
-    for anchor in (messages[1], messages[5]):
+    for anchor in (messages[1], messages[3]):
         await summaries.add(
             user_id, conversation_id, previous=None, anchor=anchor, text=f"to {anchor.depth}", tokens=3, model="m"
         )
-    edited = await append(database, user_id, conversation_id, "edit", parent=made[1].reply.id)
-    hot = await recall.hot_path(user_id, conversation_id, edited.path)
+    edited = await append(database, user_id, conversation_id, "edit", parent=made[0].reply.id)
+    await finish(Transcript(database), user_id, edited, "answer")
+    # Long enough for the deeper anchor, which lies on the branch that was left.
+    longer = await append(database, user_id, conversation_id, "longer")
+    hot = await recall.hot_path(user_id, conversation_id, longer.path)
     assert hot.summary is not None
     assert hot.summary.text == "to 2"
     assert [m.depth for m in hot.messages] == [3, 4, 5]
