@@ -203,6 +203,8 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
             doors.open()
             log.info("ready")
             await doors.stopping.wait()
+            doors.health.drain()
+            await asyncio.sleep(settings.server.drain_delay)
             await drain_and_stop(doors.server, doors.health, doors.drain, turns, settings.server.drain_grace)
         finally:
             if working is not None:

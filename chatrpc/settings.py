@@ -172,6 +172,12 @@ class ServerSettings(_Section):
     max_streams: int = Field(default=100, ge=1, le=10_000, description="Concurrent calls on one connection at most.")
     max_turns_per_stream: int = Field(default=16, ge=1, le=1_000, description="Running turns on one Chat stream.")
     heartbeat: float = Field(default=20.0, gt=0, description="Seconds of silence after which a stream sends a pong.")
+    drain_delay: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds after SIGTERM in which new calls are still answered while health says NOT_SERVING, so that "
+        "Envoy learns of it first.",
+    )
     drain_grace: float = Field(default=30.0, ge=0, description="Seconds that running replies get after SIGTERM.")
     embedded_worker: bool = Field(default=True, description="Whether `chatrpc serve` also does the background work.")
 

@@ -103,4 +103,4 @@ def _settings(database_url: str, issuer: LocalIssuer) -> Settings:
         DatabaseSettings(url=database_url), load(ModelSettings), load(EmbedderSettings), load(ContextSettings)
     )
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file), jwks_url=None)
-    return Settings(memory, auth, ServerSettings(host=LOOPBACK, port=0))
+    return Settings(memory, auth, ServerSettings(host=LOOPBACK, port=0, drain_delay=0))

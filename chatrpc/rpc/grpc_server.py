@@ -112,7 +112,7 @@ def bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
 
 
 async def drain_and_stop(server: grpc.aio.Server, health: Health, drain: Drain, turns: Turns, grace: float) -> None:
-    """Send new calls elsewhere, let running replies come to their end and be told, and stop.
+    """Refuse new turns, let running replies come to their end and be told, and stop.
 
     Args:
         grace: Seconds that running replies get; what they have by then is stored, and their readers are told.

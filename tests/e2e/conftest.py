@@ -69,6 +69,7 @@ async def variables(database_url: str, provider: Provider, issuer: LocalIssuer) 
         "CHATRPC_MODEL_NAME": "test-model",
         "CHATRPC_SERVER_HOST": "127.0.0.1",
         "CHATRPC_SERVER_PORT": "0",
+        "CHATRPC_SERVER_DRAIN_DELAY": "0",
     }
 
 

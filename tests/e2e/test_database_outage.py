@@ -73,7 +73,7 @@ async def served(outage: Outage, provider: Provider, tmp_path: Path, *, wait_rea
             ContextSettings(),
         ),
         AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file)),
-        ServerSettings(host="127.0.0.1", port=0, drain_grace=1.0),
+        ServerSettings(host="127.0.0.1", port=0, drain_delay=0, drain_grace=1.0),
     )
     async with (
         run_server(settings, wait_ready=wait_ready) as server,

@@ -115,6 +115,20 @@ async def test_a_drain_lets_a_running_reply_finish(
     assert await stored(database_url) == [("user", "complete", "Hello.", 0), ("assistant", "complete", "one two", 1)]
 
 
+async def test_calls_are_answered_while_load_balancers_learn_of_the_drain(
+    variables: Variables, issuer: LocalIssuer, tmp_path: Path
+) -> None:
+    async with serving(variables | {"CHATRPC_SERVER_DRAIN_DELAY": "10"}, tmp_path) as (server, channel):
+        alice = client(channel, issuer.mint("alice"))
+        health = HealthStub(channel).Watch(HealthCheckRequest())
+        assert (await read(health)).status == HealthCheckResponse.SERVING
+        server.terminate()
+        assert (await read(health)).status == HealthCheckResponse.NOT_SERVING
+        told = await send(alice, outgoing(await alice.conversation()))
+        assert told[-1].reply.WhichOneof("event") == "completed"
+        assert await server.ended() == 0
+
+
 async def test_a_reply_that_outlives_the_grace_keeps_its_text(
     variables: Variables, issuer: LocalIssuer, provider: Provider, database_url: str, tmp_path: Path
 ) -> None:
