@@ -104,7 +104,8 @@ def main() -> None:
     parser.add_argument("--per-connection", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        uvloop.run(hold(*options.client, options.streams, options.per_connection))
+        target, token = options.client
+        uvloop.run(hold(target, token, options.streams, options.per_connection))
     else:
         uvloop.run(run(options.streams))
 
