@@ -183,7 +183,7 @@ class _Doors:
 
 async def _serve(settings: Settings, doors: _Doors) -> None:
     """Reach the database, put the parts together, answer until told to stop, and drain."""
-    async with open_memory(settings.memory) as memory, process_lease(Processes(memory.database)) as process_id:
+    async with open_memory(settings.memory) as memory, process_lease(Processes(memory.database)) as lease:
         worker = memory.worker(settings.memory)
         assembler = memory.assembler(settings.memory)
         reports = Reports(memory.database)
@@ -195,7 +195,8 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
             coalesce_window=settings.server.coalesce_ms / 1000,
             on_finished=worker.wake,
         )
-        turns = Turns(parts, reports, process_id)
+        turns = Turns(parts, reports, lease.process_id)
+        lease.on_lapse = turns.abandon
         conversations = Conversations(memory.database)
         add_services(doors.server, settings.server, turns, conversations, reports, assembler, doors.drain)
         working = asyncio.create_task(worker.run(), name="memory worker") if settings.server.embedded_worker else None

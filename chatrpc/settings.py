@@ -175,7 +175,7 @@ class ServerSettings(_Section):
     drain_delay: float = Field(
         default=5.0,
         ge=0,
-        description="Seconds after SIGTERM in which new calls are still answered while health says NOT_SERVING, so that "
+        description="Seconds after SIGTERM in which calls are still answered while health says NOT_SERVING, so that "
         "Envoy learns of it first.",
     )
     drain_grace: float = Field(default=30.0, ge=0, description="Seconds that running replies get after SIGTERM.")

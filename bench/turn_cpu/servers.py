@@ -191,7 +191,7 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
         server = build_grpc_server(
             server_settings,
             TokenVerifier(auth, keys),
-            Turns(parts, reports, process_id),
+            Turns(parts, reports, lease.process_id),
             Conversations(database),
             reports,
             assembler,

@@ -28,6 +28,11 @@ Statement = tuple[str, Params]
 # How long a call that has lost its connection waits, in seconds, so that its next try does not meet another such one.
 MENDING_PATIENCE = 1.0
 
+# Seconds after which a call is given up: a network that swallows packets never says so.
+CALL_TIMEOUT = 15.0
+# A former primary that has become a standby refuses writes, until the name leads to the new one.
+AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
 
 
@@ -52,11 +57,12 @@ class PooledConnection(AsyncConnection[DictRow]):
 async def translated() -> AsyncIterator[None]:
     """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes."""
     try:
-        yield
-    except (psycopg.OperationalError, PoolTimeout) as error:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            yield
+    except (*AWAY, PoolTimeout, TimeoutError) as error:
         raise _unavailable() from error
     except DBAPIError as error:
-        if isinstance(error.orig, psycopg.OperationalError):
+        if isinstance(error.orig, AWAY):
             raise _unavailable() from error
         raise
 
@@ -184,7 +190,16 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
         min_size=1,
         max_size=settings.pool_size,
         timeout=settings.connect_timeout,
-        kwargs={"autocommit": True, "options": options, "row_factory": dict_row},
+        kwargs={
+            # A connection whose other end is gone without a word is found out within ten seconds.
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
+            "autocommit": True,
+            "options": options,
+            "row_factory": dict_row,
+        },
         configure=_configure,
         reset=_reset,
         check=None,

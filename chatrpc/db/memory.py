@@ -11,26 +11,24 @@ from chatrpc.db.engine import Database
 from chatrpc.domain import Message
 
 CLAIM = "SELECT * FROM claim_memory_tasks(%s, %s)"
-# Work that came after the claim has moved `due_at`, and stays due.
+# Work that came after the claim has moved `due_at`, and stays due. The watermark does not pass a reply that was
+# finished meanwhile and may not have been seen.
 COMPLETE = """
 UPDATE memory_tasks SET
-    embedded_sequence = greatest(embedded_sequence, %(embedded)s),
+    embedded_sequence = least(%(embedded)s, finished_after),
     due_at = CASE WHEN due_at = %(due_at)s THEN NULL ELSE due_at END,
     claimed_until = NULL, attempts = 0
 WHERE user_id = %(user)s AND conversation_id = %(conversation)s
 """
 RETRY = """
 UPDATE memory_tasks SET
-    embedded_sequence = greatest(embedded_sequence, %(embedded)s), claimed_until = now() + %(delay)s
+    embedded_sequence = least(%(embedded)s, finished_after),
+    claimed_until = now() + %(delay)s
 WHERE user_id = %(user)s AND conversation_id = %(conversation)s
 """
 UNEMBEDDED = f"""
 SELECT {MESSAGE_COLUMNS} FROM messages m
-WHERE m.user_id = %(user)s AND m.conversation_id = %(conversation)s AND m.sequence > %(after)s
-  AND m.sequence < coalesce((
-      SELECT min(p.sequence) FROM messages p
-      WHERE p.user_id = %(user)s AND p.conversation_id = %(conversation)s AND p.state = 'pending'
-        AND p.sequence > %(after)s), 9223372036854775807)
+WHERE m.user_id = %(user)s AND m.conversation_id = %(conversation)s AND m.sequence > %(after)s AND m.state <> 'pending'
 ORDER BY m.sequence LIMIT %(limit)s
 """
 
@@ -95,7 +93,10 @@ class MemoryTasks:
         )
 
     async def unembedded(self, task: MemoryTask, after_sequence: int, limit: int) -> list[Message]:
-        """Finished messages after a sequence, over all branches, in order, up to the first unfinished reply."""
+        """Finished messages after a sequence, over all branches, in order.
+
+        Unfinished replies are passed over: when one is finished, the watermark goes back to its place.
+        """
         params = {
             "user": task.user_id,
             "conversation": task.conversation_id,

@@ -217,8 +217,9 @@ class EmbeddingRow(Base):
 class MemoryTaskRow(Base):
     """Background work of one conversation: messages to embed, a batch to fold into the summary.
 
-    `due_at` is null where nothing is to be done; `embedded_sequence` is the watermark up to which all messages are
-    embedded.
+    `due_at` is null where nothing is to be done; `embedded_sequence` is the watermark up to which all finished
+    messages are embedded. `finished_after` is the place before the first reply that was finished since the work was
+    claimed, which the worker may have passed over.
     """
 
     __tablename__ = "memory_tasks"
@@ -236,6 +237,7 @@ class MemoryTaskRow(Base):
     claimed_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     embedded_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    finished_after: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ServerProcessRow(Base):

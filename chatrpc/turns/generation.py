@@ -34,6 +34,8 @@ from chatrpc.turns.reply_log import ReplyLog
 
 log = structlog.get_logger(__name__)
 
+# More characters than a token has on average: a provider that goes on beyond that ignores its limit.
+LONGEST_TOKEN = 16
 # How long a finished reply waits for a database that is away, before its turn is left to be attempted again.
 FINISH_PATIENCE = 60.0
 
@@ -129,7 +131,7 @@ class Generation:
                 if self._pending is not None:
                     self._pending.cancel()
             self._coalescer.flush()
-            await self._finish(state, error)
+            await self._finish_somehow(state, error)
         except SupersededError:
             self.log.break_off(held_elsewhere())
         except ChatError as error:
@@ -149,10 +151,11 @@ class Generation:
             self._producer.cancel()
         if self._superseded:
             raise SupersededError
-        if self._producer.cancelled():
+        if self._producer.cancelled() and self._cancelled:
             self._finish_reason = FinishReason.CANCELLED
             return MessageState.CANCELLED, None
-        error = self._producer.exception()
+        # A model that ends as if it were cancelled, though nobody asked for it, has failed.
+        error = asyncio.CancelledError() if self._producer.cancelled() else self._producer.exception()
         if error is None:
             return MessageState.COMPLETE, None
         self._finish_reason = FinishReason.FAILED
@@ -180,10 +183,15 @@ class Generation:
             sampling=settings.sampling,
             max_output_tokens=min(wanted, self._parts.output_reserve),
         )
+        characters = 0
         async with aclosing(self._parts.model.stream(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     self._coalescer.push(event.text)
+                    characters += len(event.text)
+                    if characters > request.max_output_tokens * LONGEST_TOKEN:
+                        self._finish_reason = FinishReason.LENGTH
+                        break
                 else:
                     self._finish_reason = event.reason
                     self._usage = event.usage
@@ -211,6 +219,20 @@ class Generation:
     def _text_parts(self) -> tuple[TextPart, ...]:
         text = "".join(self._pieces)
         return (TextPart(text),) if text else ()
+
+    async def _finish_somehow(self, state: MessageState, reason: Reason | None) -> None:
+        """Finish; without a text where that cannot be stored, since a pending reply stops its conversation."""
+        try:
+            await self._finish(state, reason)
+        except (ChatError, SupersededError):
+            raise
+        except Exception:
+            log.exception("reply_not_storable", reply_id=str(self.log.reply_id))
+            self._pieces.clear()
+            self._delta_ends.clear()
+            self._report = None
+            self._finish_reason = FinishReason.FAILED
+            await self._finish(MessageState.FAILED, Reason.INTERNAL)
 
     async def _finish(self, state: MessageState, reason: Reason | None) -> None:
         parts = self._text_parts()

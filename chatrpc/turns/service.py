@@ -14,7 +14,8 @@ import structlog
 
 from chatrpc.context.query import PendingQuery
 from chatrpc.db.reports import Reports
-from chatrpc.domain import Accepted, Caller, Message, OutgoingMessage
+from chatrpc.db.transcript import FinishedReply
+from chatrpc.domain import Accepted, Caller, FinishReason, Message, MessageState, OutgoingMessage, Usage
 from chatrpc.errors import NotFound, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
@@ -151,13 +152,44 @@ class Turns:
         return await self._whole(self._cancel_left_behind(caller.user_id, accepted))
 
     async def _cancel_left_behind(self, user_id: UUID, accepted: Accepted) -> bool:
-        """A dead process has left the reply behind: it is begun anew, to be ended with what it then has."""
+        """End a reply that a dead process has left behind, with the text that it has."""
         async with self._locks.held((user_id, accepted.message.conversation_id)):
-            await self._attach(user_id, accepted, 0, 0)
-            left_behind = self._running.get((user_id, accepted.reply.id))
-            if left_behind is not None:
-                left_behind.cancel()
-        return left_behind is not None
+            running = self._running.get((user_id, accepted.reply.id))
+            if running is not None:
+                running.cancel()
+                return True
+            # Read again, since the lock is held only now.
+            reply = (await self._parts.transcript.turn(user_id, accepted.reply.id)).reply
+            if reply.state.finished:
+                return False
+            attempt = await self._parts.transcript.begin_attempt(user_id, reply.id, self._process_id)
+            if attempt is None:
+                raise held_elsewhere()
+            tokens = estimate_tokens(reply.text) if reply.text else 0
+            finished = FinishedReply(
+                conversation_id=reply.conversation_id,
+                reply=reply,
+                attempt=attempt,
+                state=MessageState.CANCELLED,
+                parts=reply.parts,
+                tokens=tokens,
+                model=None,
+                finish_reason=FinishReason.CANCELLED,
+                error_reason=None,
+                usage=Usage(completion_tokens=tokens, estimated=True),
+                delta_ends=reply.delta_ends,
+                report=None,
+            )
+            written = await self._parts.transcript.finish_reply(user_id, finished)
+            if written is not None:
+                self._parts.assembler.finished(user_id, *written)
+                self._parts.on_finished()
+        return True
+
+    def abandon(self) -> None:
+        """Stop telling: this process has lost its lease, so others may have taken over its replies."""
+        for running in list(self._running.values()):
+            running.supersede()
 
     def cancel_conversation(self, user_id: UUID, conversation_id: UUID) -> None:
         """Stop all replies of a conversation that this process generates."""

@@ -13,11 +13,15 @@ SET enable_seqscan = off
 AS $function$
 BEGIN
     FOR i IN 1 .. cardinality(p_replies) LOOP
-        UPDATE messages m SET parts = p_parts[i]::jsonb, delta_ends = p_delta_ends[i]::integer[]
-        WHERE m.user_id = p_users[i] AND m.id = p_replies[i] AND m.state = 'pending' AND m.attempt = p_attempts[i];
-        IF NOT FOUND THEN
-            RETURN NEXT p_replies[i];
-        END IF;
+        BEGIN
+            UPDATE messages m SET parts = p_parts[i]::jsonb, delta_ends = p_delta_ends[i]::integer[]
+            WHERE m.user_id = p_users[i] AND m.id = p_replies[i] AND m.state = 'pending' AND m.attempt = p_attempts[i];
+            IF NOT FOUND THEN
+                RETURN NEXT p_replies[i];
+            END IF;
+        EXCEPTION WHEN data_exception THEN
+            NULL;  -- A text that cannot be stored is its own reply's trouble, at its end.
+        END;
     END LOOP;
 END
 $function$;

@@ -6,7 +6,8 @@ RETURNS TABLE (user_id uuid, conversation_id uuid, embedded_sequence bigint, att
 LANGUAGE sql
 SECURITY DEFINER
 AS $function$
-    UPDATE memory_tasks t SET claimed_until = now() + p_lease, attempts = t.attempts + 1
+    UPDATE memory_tasks t SET
+        claimed_until = now() + p_lease, attempts = t.attempts + 1, finished_after = NULL
     FROM (
         SELECT d.user_id, d.conversation_id FROM memory_tasks d
         WHERE d.due_at <= now() AND (d.claimed_until IS NULL OR d.claimed_until < now())

@@ -12,6 +12,8 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS $function$
 #variable_conflict use_variable
+DECLARE
+    reply_sequence bigint;
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true);
     finished := false;
@@ -29,7 +31,8 @@ BEGIN
         state = p_state, parts = p_parts, tokens = p_tokens, model = p_model, finish_reason = p_finish_reason,
         error_reason = p_error_reason, usage = p_usage, delta_ends = p_delta_ends, finished_at = finish_reply.finished_at,
         owner = NULL
-    WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt;
+    WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt
+    RETURNING m.sequence INTO reply_sequence;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -42,8 +45,12 @@ BEGIN
         INSERT INTO context_reports (user_id, conversation_id, reply_id, report)
         VALUES (p_user, p_conversation, p_reply, p_report);
     END IF;
+    -- Messages behind an unfinished reply are embedded without it; a reply that comes late goes back to its place.
     INSERT INTO memory_tasks AS t (user_id, conversation_id, due_at)
     VALUES (p_user, p_conversation, finish_reply.finished_at)
-    ON CONFLICT (user_id, conversation_id) DO UPDATE SET due_at = finish_reply.finished_at;
+    ON CONFLICT (user_id, conversation_id) DO UPDATE SET
+        due_at = finish_reply.finished_at,
+        embedded_sequence = least(t.embedded_sequence, reply_sequence - 1),
+        finished_after = least(t.finished_after, reply_sequence - 1);
 END
 $function$;

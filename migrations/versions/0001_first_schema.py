@@ -172,6 +172,7 @@ def create_tables() -> None:
         sa.Column("claimed_until", moment),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("embedded_sequence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("finished_after", sa.BigInteger()),
         of_conversation(),
         postgresql_with={"fillfactor": "70"},
     )

@@ -196,3 +196,30 @@ async def test_memory_work_is_claimed_once_and_stays_due_for_newer_work(database
     assert newer.embedded_sequence == 2
     await tasks.complete(newer, 4)
     assert await tasks.claim(10, lease) == []
+
+
+async def test_a_reply_that_comes_late_is_embedded_at_its_place(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    late = await append(database, user_id, conversation_id, "late")
+    [_] = await turns(database, user_id, conversation_id, 1)
+    tasks, lease = MemoryTasks(database), timedelta(minutes=1)
+    [task] = await tasks.claim(10, lease)
+    waiting = await tasks.unembedded(task, 0, 100)
+    assert [m.sequence for m in waiting] == [1, 3, 4]
+    await tasks.complete(task, 4)
+    await finish(Transcript(database), user_id, late, "at last")
+    [again] = await tasks.claim(10, lease)
+    assert again.embedded_sequence == 1
+    assert [m.sequence for m in await tasks.unembedded(again, 1, 100)] == [2, 3, 4]
+
+
+async def test_a_reply_that_comes_during_the_work_is_not_overtaken(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    late = await append(database, user_id, conversation_id, "late")
+    [_] = await turns(database, user_id, conversation_id, 1)
+    tasks, lease = MemoryTasks(database), timedelta(minutes=1)
+    [task] = await tasks.claim(10, lease)
+    await finish(Transcript(database), user_id, late, "meanwhile")
+    await tasks.complete(task, 4)
+    [again] = await tasks.claim(10, lease)
+    assert [m.sequence for m in await tasks.unembedded(again, again.embedded_sequence, 100)] == [2, 3, 4]

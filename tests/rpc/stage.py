@@ -155,8 +155,8 @@ async def staged(
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
     drain, health, clock = Drain(), Health(), Clock()
-    async with process_lease(Processes(database)) as process_id, KeySet(auth) as keys:
-        real = Turns(parts, reports, process_id)
+    async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
+        real = Turns(parts, reports, lease.process_id)
         server = build_grpc_server(
             server_settings,
             TokenVerifier(auth, keys),

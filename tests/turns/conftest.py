@@ -70,10 +70,10 @@ async def running(
     space_id = await VectorStore(database).register_space(embedder.space)
     assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), settings, model.model_name)
     parts = TurnParts(Transcript(database), assembler, model, 256, 0.0, lambda: None)
-    async with process_lease(Processes(database)) as process_id:
-        turns = Turns(parts, Reports(database), process_id)
+    async with process_lease(Processes(database)) as lease:
+        turns = Turns(parts, Reports(database), lease.process_id)
         try:
-            yield Process(turns, database, provider, process_id, caller(user_id), conversation_id)
+            yield Process(turns, database, provider, lease.process_id, caller(user_id), conversation_id)
         finally:
             await turns.drain(0)
             await model.aclose()

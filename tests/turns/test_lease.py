@@ -11,7 +11,7 @@ import pytest
 
 from chatrpc.db.engine import Database
 from chatrpc.db.processes import Processes
-from chatrpc.turns import lease
+from chatrpc.turns import lease as timing
 from chatrpc.turns.lease import process_lease
 
 LEASE_UNTIL = "SELECT lease_until FROM server_processes WHERE id = %s"
@@ -26,18 +26,37 @@ async def _lease_until(database: Database, process_id: UUID) -> object:
 async def test_renewals_outlive_a_fault_that_is_no_outage_and_the_end_releases_the_lease(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "RENEWAL", timedelta(seconds=0.02))
+    monkeypatch.setattr(timing, "RENEWAL", timedelta(seconds=0.02))
     failures: asyncio.Queue[str] = asyncio.Queue()
-    monkeypatch.setattr(lease.log, "exception", lambda event, **_: failures.put_nowait(event))
+    monkeypatch.setattr(timing.log, "warning", lambda event, **_: failures.put_nowait(event))
     async with (
         asyncio.timeout(20),
         await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner,
-        process_lease(Processes(database)) as process_id,
+        process_lease(Processes(database)) as lease,
     ):
         await owner.execute("REVOKE INSERT ON server_processes FROM chatrpc_server")
         assert await failures.get() == "lease_not_renewed"
         await owner.execute("GRANT INSERT ON server_processes TO chatrpc_server")
-        held = await _lease_until(database, process_id)
-        while await _lease_until(database, process_id) == held:
+        held = await _lease_until(database, lease.process_id)
+        while await _lease_until(database, lease.process_id) == held:
             await asyncio.sleep(0.01)
-    assert await _lease_until(database, process_id) is None
+    assert await _lease_until(database, lease.process_id) is None
+
+
+async def test_a_lapse_is_told_once(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LEASE", 0.3), ("RENEWAL", 0.05), ("RETRY", 0.01)):
+        monkeypatch.setattr(timing, name, timedelta(seconds=seconds))
+    lapses: asyncio.Queue[None] = asyncio.Queue()
+    async with (
+        asyncio.timeout(20),
+        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner,
+        process_lease(Processes(database)) as lease,
+    ):
+        lease.on_lapse = lambda: lapses.put_nowait(None)
+        await owner.execute("REVOKE INSERT ON server_processes FROM chatrpc_server")
+        await lapses.get()
+        await owner.execute("GRANT INSERT ON server_processes TO chatrpc_server")
+        held = await _lease_until(database, lease.process_id)
+        while await _lease_until(database, lease.process_id) == held:
+            await asyncio.sleep(0.01)
+        assert lapses.empty()

@@ -10,7 +10,7 @@ import pytest
 
 from chatrpc.db.conversations import ConversationChanges, Conversations
 from chatrpc.db.engine import Database
-from chatrpc.db.transcript import Transcript
+from chatrpc.db.transcript import Checkpoint, Transcript
 from chatrpc.domain import Accepted, FinishReason, MessageState, OutgoingMessage, Page, Sampling, TextPart, TurnSettings
 from chatrpc.errors import AlreadyExists, NotFound, OutOfRange, Reason, Unavailable
 from chatrpc.ports import Vectors
@@ -334,6 +334,43 @@ async def test_a_superseded_attempt_writes_nothing_and_closes_the_providers_requ
     gate.set()
     stored = await transcript.turn(user_id, accepted.reply.id)
     assert (stored.reply.state, stored.reply.text) == (MessageState.PENDING, "")
+
+
+async def test_a_process_that_lost_its_lease_tells_no_more(process: Process, provider: Provider) -> None:
+    provider.script(Answer(deltas=("told",), fault=Fault.STALL))
+    accepted, events = await process.send("Hi.")
+    assert kinds([await anext(events) for _ in range(2)]) == [ContextBuilt, Delta]
+    process.turns.abandon()
+    with pytest.raises(Unavailable) as caught:
+        await until_last(events)
+    assert caught.value.reason is Reason.REPLY_HELD_ELSEWHERE
+    await (await provider.received()).wait_closed()
+    assert kinds(await process.followed(accepted.reply.id))[0] is Restarted
+
+
+async def test_cancelling_a_reply_left_behind_keeps_its_text(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    accepted, _ = await _left_behind(process, database, user_id, owner=uuid4())
+    checkpoint = Checkpoint(user_id, accepted.reply.id, 1, (TextPart("half of it"),), (5, 10))
+    assert await Transcript(database).checkpoint_replies([checkpoint]) == set()
+    assert await process.turns.cancel(process.caller, accepted.reply.id) is True
+    events = await process.followed(accepted.reply.id)
+    assert kinds(events) == [Restarted, Delta, Delta, Completed]
+    reply = events[-1].event.message  # type: ignore[union-attr]
+    assert (reply.text, reply.state) == ("half of it", MessageState.CANCELLED)
+    assert provider.requests == []
+    assert await process.turns.cancel(process.caller, accepted.reply.id) is False
+
+
+async def test_a_model_that_ignores_its_limit_is_stopped(process: Process, provider: Provider) -> None:
+    provider.script(Answer(deltas=("word " * 20,), fault=Fault.ENDLESS))
+    _, events = await process.send("Hi.", settings=TurnSettings(sampling=Sampling(max_output_tokens=10)))
+    told = await until_last(events)
+    reply = told[-1].event.message  # type: ignore[union-attr]
+    assert (reply.state, reply.finish_reason) == (MessageState.COMPLETE, FinishReason.LENGTH)
+    assert 160 < len(reply.text) <= 360
+    await (await provider.received()).wait_closed()
 
 
 async def test_partial_text_is_checkpointed(
