@@ -182,8 +182,15 @@ class MemoryWorker:
             _log_failure("memory_give_back_failed", error, conversation_id=str(task.conversation_id))
 
     async def _embed(self, task: MemoryTask, watermark: _Watermark) -> None:
-        """Embed all finished messages behind the watermark, in groups, and move it past each group."""
-        while messages := await self._tasks.unembedded(task, watermark.sequence, _MESSAGES_AT_ONCE):
+        """Embed the finished messages behind the watermark, in groups, and move it past each group.
+
+        It ends with the last whole group and what then follows: messages that come meanwhile have made the task due
+        again, and a conversation that never pauses would otherwise never be folded again.
+        """
+        whole = True
+        while whole:
+            messages = await self._tasks.unembedded(task, watermark.sequence, _MESSAGES_AT_ONCE)
+            whole = len(messages) == _MESSAGES_AT_ONCE
             passages: list[_Passage] = []
             for message in messages:
                 passages += await self._split(message)

@@ -12,7 +12,9 @@ import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row, tuple_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from pydantic_core import from_json
 from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlConnection
@@ -167,6 +169,8 @@ class Database:
 
 
 async def _configure(connection: Connection) -> None:
+    # A turn reads some dozens of small documents; this parser takes half the time of the standard library's.
+    set_json_loads(from_json, connection)
     # A database without the extension has no schema either, which `require_row_level_security` names.
     with suppress(psycopg.ProgrammingError):
         await register_vector_async(connection)

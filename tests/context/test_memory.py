@@ -115,7 +115,7 @@ async def test_messages_without_text_have_no_vector(database: Database, space_id
     assert embedder.texts == ["user: hello"]
 
 
-async def test_messages_behind_a_running_reply_are_embedded_and_the_reply_when_it_comes(database: Database, space_id: int) -> None:
+async def test_messages_behind_a_running_reply_are_embedded_without_it(database: Database, space_id: int) -> None:
     embedder = RecordingEmbedder()
     household = household_with(database, space_id, embedder=embedder)
     conversation_id = await household.open_conversation()
@@ -128,6 +128,24 @@ async def test_messages_behind_a_running_reply_are_embedded_and_the_reply_when_i
     await household.finish(running_turn, "once upon a time")
     await household.worker.drain()
     assert "assistant: once upon a time" in embedder.texts
+
+
+async def test_a_conversation_that_never_pauses_is_folded_all_the_same(database: Database, space_id: int) -> None:
+    embedder = RecordingEmbedder()
+    household = household_with(database, space_id, embedder=embedder)
+    conversation_id = await household.open_conversation()
+    folded_at: list[int] = []
+
+    async def and_another(texts: Sequence[str]) -> Vectors:
+        folded_at.append(len(household.summarizer.folded))
+        if len(folded_at) < 40:
+            await household.finish(await household.send(conversation_id, "and another"), "told")
+        return await WordEmbedder.embed(embedder, texts)
+
+    embedder.embed = and_another  # type: ignore[method-assign]
+    await household.finish(await household.send(conversation_id, "a story please"), "told")
+    await household.worker.drain()
+    assert folded_at[30] > 0
 
 
 async def test_every_part_of_a_long_message_can_be_found(household: Household) -> None:
