@@ -1,7 +1,7 @@
 """Page tokens: a position in a list, bound to the caller and the request that it came from.
 
 A token is no secret and no capability: the rows behind it are the caller's own in any case. The digest keeps clients
-from using it with another request, where the position would mean something else, and from making up positions.
+from using it with another request, where the position would mean something else, and finds damaged ones.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class ChatRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Chosen by the client, at most 128 characters; comes back in the event that answers this request."""
+    """Chosen by the client, at most 128 characters; comes back in MessageAccepted, TurnRejected and Pong. A reply's own
+    events, and the answer to a cancel, bear the reply's id.
+    """
     @_builtins.property
     def send(self) -> _message_pb2.OutgoingMessage:
         """Say a message."""
@@ -116,7 +118,7 @@ class ChatResponse(_message.Message):
 
     @_builtins.property
     def pong(self) -> Global___Pong:
-        """The answer to Ping, and the sign of life after 20 seconds of silence."""
+        """The answer to Ping, and the sign of life after a time of silence (20 seconds unless configured)."""
 
     @_builtins.property
     def going_away(self) -> Global___GoingAway:
@@ -204,7 +206,7 @@ class ReplyEvent(_message.Message):
     """Number of the event within the attempt, from 1 and gapless, kinds included that a client does not know."""
     @_builtins.property
     def context_report(self) -> _context_report_pb2.ContextReport:
-        """What the model was given; the first event of an attempt unless the context could not be built."""
+        """What the model was given. It comes before all text, unless the context could not be built."""
 
     @_builtins.property
     def delta(self) -> Global___TextDelta:
@@ -482,7 +484,7 @@ class SendMessageResponse(_message.Message):
 
     @_builtins.property
     def pong(self) -> Global___Pong:
-        """Sign of life after 20 seconds of silence."""
+        """Sign of life after a time of silence (20 seconds unless configured)."""
 
     @_builtins.property
     def going_away(self) -> Global___GoingAway:
@@ -553,7 +555,7 @@ class ResumeReplyResponse(_message.Message):
 
     @_builtins.property
     def pong(self) -> Global___Pong:
-        """Sign of life after 20 seconds of silence."""
+        """Sign of life after a time of silence (20 seconds unless configured)."""
 
     @_builtins.property
     def going_away(self) -> Global___GoingAway:

@@ -91,7 +91,8 @@ class ChatServiceServicer:
         Completed or Failed.
 
         Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-        INVALID_ARGUMENT, UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
+        UNAVAILABLE with RetryInfo (the same call succeeds later, once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,7 +102,8 @@ class ChatServiceServicer:
         """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
         process is gone is started anew: a ReplyRestarted event comes first.
 
-        Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event).
+        Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
+        process is at work on the reply).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +112,7 @@ class ChatServiceServicer:
     def CancelReply(self, request, context):
         """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

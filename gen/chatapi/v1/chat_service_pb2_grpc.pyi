@@ -53,18 +53,20 @@ class ChatServiceStub:
     Completed or Failed.
 
     Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-    INVALID_ARGUMENT, UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
+    UNAVAILABLE with RetryInfo (the same call succeeds later, once).
     """
     ResumeReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
     process is gone is started anew: a ReplyRestarted event comes first.
 
-    Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event).
+    Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
+    process is at work on the reply).
     """
     CancelReply: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CancelReplyRequest, _chat_service_pb2.CancelReplyResponse]
     """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
     """
 
 @_typing.type_check_only
@@ -92,18 +94,20 @@ class ChatServiceAsyncStub(ChatServiceStub):
     Completed or Failed.
 
     Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-    INVALID_ARGUMENT, UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
+    UNAVAILABLE with RetryInfo (the same call succeeds later, once).
     """
     ResumeReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]  # type: ignore[assignment]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
     process is gone is started anew: a ReplyRestarted event comes first.
 
-    Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event).
+    Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
+    process is at work on the reply).
     """
     CancelReply: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CancelReplyRequest, _chat_service_pb2.CancelReplyResponse]  # type: ignore[assignment]
     """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -140,7 +144,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         Completed or Failed.
 
         Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-        INVALID_ARGUMENT, UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
+        UNAVAILABLE with RetryInfo (the same call succeeds later, once).
         """
 
     @_abc_1.abstractmethod
@@ -152,7 +157,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
         process is gone is started anew: a ReplyRestarted event comes first.
 
-        Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event).
+        Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
+        process is at work on the reply).
         """
 
     @_abc_1.abstractmethod
@@ -163,7 +169,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_service_pb2.CancelReplyResponse, _abc.Awaitable[_chat_service_pb2.CancelReplyResponse]]:
         """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

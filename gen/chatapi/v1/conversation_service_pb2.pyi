@@ -151,7 +151,7 @@ class ListConversationsRequest(_message.Message):
     TITLE_CONTAINS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many a page, 1 to 1,000; 50 where 0."""
+    """At most so many a page, 1 to 1,000; 50 where 0. A page holds fewer where the conversations are long to describe."""
     page_token: _builtins.str
     """From the previous answer; all other fields must be the same."""
     title_contains: _builtins.str
