@@ -74,6 +74,7 @@ def place(database_url: str, provider: Provider, tmp_path: Path) -> Place:
         "CHATRPC_MODEL_NAME": "test-model",
         "CHATRPC_SERVER_HOST": "127.0.0.1",
         "CHATRPC_SERVER_PORT": str(port),
+        "CHATRPC_SERVER_DRAIN_DELAY": "0",
         "CHATRPC_SERVER_EMBEDDED_WORKER": "false",
     }
     return Place(variables, port, issuer, database_url)

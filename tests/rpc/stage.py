@@ -148,7 +148,8 @@ async def staged(
     """Args: turns: Wraps the real ones, to let them fail where reality does so rarely."""
     model, embedder = StagedModel(), WordEmbedder()
     space_id = await VectorStore(database).register_space(embedder.space)
-    limits = ModelSettings()
+    # Room for a reply of many megabytes.
+    limits = ModelSettings(context_window=2_000_000, output_reserve=900_000)
     assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), limits, model.model_name)
     reports = Reports(database)
     parts = TurnParts(Transcript(database), assembler, model, limits.output_reserve, 0.0, lambda: None)
