@@ -50,6 +50,12 @@ class PooledConnection(AsyncConnection[DictRow]):
         if pool is None:
             await super().close()
         else:
+            # What SQLAlchemy wanted otherwise. The pool's own hook for this would cost every return of a connection,
+            # SQLAlchemy's or not, a task of its own. A broken connection takes no settings, and the pool drops it.
+            with suppress(psycopg.Error):
+                await self.rollback()
+                await self.set_autocommit(True)
+            self.row_factory = dict_row
             await pool.putconn(self)
             # A second `close` must not give it back twice.
             self._pool = None
@@ -97,7 +103,7 @@ class Database:
     async def _checkout(self) -> Connection:
         connection = await self._pool.getconn()
         try:
-            # SQLAlchemy expects psycopg's defaults; the pool undoes this at return.
+            # SQLAlchemy expects psycopg's defaults; `PooledConnection.close` undoes this.
             await connection.set_autocommit(False)
         except BaseException:
             await connection.close()
@@ -176,11 +182,6 @@ async def _configure(connection: Connection) -> None:
         await register_vector_async(connection)
 
 
-async def _reset(connection: Connection) -> None:
-    await connection.set_autocommit(True)
-    connection.row_factory = dict_row
-
-
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Open the pool; it connects when it is first used, and again after the database was away."""
@@ -205,7 +206,6 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
             "row_factory": dict_row,
         },
         configure=_configure,
-        reset=_reset,
         check=None,
         close_returns=True,
         open=False,
