@@ -143,7 +143,7 @@ class Generation:
     async def _supervised(self) -> tuple[MessageState, Reason | None]:
         """Run the producer, and turn its ending into the reply's state."""
         self._producer = asyncio.create_task(self._produce(), name=f"produce {self.log.reply_id}")
-        if self._cancelled:
+        if self._cancelled or self._superseded:
             self._producer.cancel()
         try:
             await asyncio.wait({self._producer})

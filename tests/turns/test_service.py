@@ -348,6 +348,18 @@ async def test_a_process_that_lost_its_lease_tells_no_more(process: Process, pro
     assert kinds(await process.followed(accepted.reply.id))[0] is Restarted
 
 
+async def test_a_lease_lost_before_a_reply_begins_stops_it_too(process: Process, provider: Provider) -> None:
+    provider.script(Answer(deltas=("never ",), fault=Fault.STALL))
+    sending = asyncio.create_task(process.send("Hi."))
+    while not process.turns._running:
+        await asyncio.sleep(0)
+    process.turns.abandon()
+    _, events = await sending
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(until_last(events), 20)
+    assert provider.requests == []
+
+
 async def test_cancelling_a_reply_left_behind_keeps_its_text(
     process: Process, database: Database, user_id: UUID, provider: Provider
 ) -> None:
