@@ -33,7 +33,7 @@ from chatrpc.dev.postgres import run_postgres
 from chatrpc.domain import FinishReason, Usage
 from chatrpc.ports import EmbeddingSpace, ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
-from chatrpc.rpc.grpc_server import bind, build_grpc_server
+from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
 from chatrpc.rpc.health import Health
 from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.jwks import KeySet
@@ -188,16 +188,9 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
             coalesce_window=server_settings.coalesce_ms / 1_000,
             on_finished=lambda: None,
         )
-        server = build_grpc_server(
-            server_settings,
-            TokenVerifier(auth, keys),
-            Turns(parts, reports, lease.process_id),
-            Conversations(database),
-            reports,
-            assembler,
-            Drain(),
-            Health(),
-        )
+        server = new_grpc_server(server_settings, TokenVerifier(auth, keys), Health())
+        turns = Turns(parts, reports, lease.process_id)
+        add_services(server, server_settings, turns, Conversations(database), reports, assembler, Drain())
         port = bind(server, server_settings)
         await server.start()
         await obey({"target": f"127.0.0.1:{port}", "token": issuer.mint("alice")}, answer)

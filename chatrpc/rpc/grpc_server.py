@@ -35,28 +35,6 @@ STOP_GRACE = 1.0
 TELL_GRACE = 2.0
 
 
-def build_grpc_server(
-    settings: ServerSettings,
-    verifier: TokenVerifier,
-    turns: Turns,
-    conversations: Conversations,
-    reports: Reports,
-    assembler: ContextAssembler,
-    drain: Drain,
-    health: Health,
-    *,
-    clock: Callable[[], float] = time.time,
-) -> grpc.aio.Server:
-    """A server with all services, not yet listening; call it inside the running event loop.
-
-    Args:
-        clock: Seconds since the epoch; streams end with their token by it.
-    """
-    server = new_grpc_server(settings, verifier, health)
-    add_services(server, settings, turns, conversations, reports, assembler, drain, clock=clock)
-    return server
-
-
 def new_grpc_server(settings: ServerSettings, verifier: TokenVerifier, health: Health) -> grpc.aio.Server:
     """A server with health and reflection, not yet listening; call it inside the running event loop."""
     server = grpc.aio.server(
@@ -78,7 +56,11 @@ def add_services(
     *,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Register the services of the contract; the server may have started before. Args as `build_grpc_server`."""
+    """Register the services of the contract; the server may have started before.
+
+    Args:
+        clock: Seconds since the epoch; streams end with their token by it.
+    """
     late = cast("grpc.aio.Server", _LateRegistration(server))
     policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)

@@ -32,7 +32,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import FinishReason, Usage
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
-from chatrpc.rpc.grpc_server import bind, build_grpc_server
+from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
 from chatrpc.rpc.health import Health
 from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.jwks import KeySet
@@ -158,16 +158,9 @@ async def staged(
     drain, health, clock = Drain(), Health(), Clock()
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
         real = Turns(parts, reports, lease.process_id)
-        server = build_grpc_server(
-            server_settings,
-            TokenVerifier(auth, keys),
-            turns(real),
-            Conversations(database),
-            reports,
-            assembler,
-            drain,
-            health,
-            clock=clock,
+        server = new_grpc_server(server_settings, TokenVerifier(auth, keys), health)
+        add_services(
+            server, server_settings, turns(real), Conversations(database), reports, assembler, drain, clock=clock
         )
         port = bind(server, server_settings)
         await server.start()
