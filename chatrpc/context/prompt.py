@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC
 from uuid import UUID
+from xml.sax.saxutils import quoteattr
 
 from chatrpc.domain import Hit, Message, MessageState, PromptMessage, Section, Summary
 from chatrpc.tokens import estimate_tokens
@@ -91,13 +92,16 @@ def verbatim_prompt(message: Message) -> PromptMessage:
 
 def retrieved_prompt(hits: Sequence[Hit]) -> PromptMessage:
     """The retrieved passages as one block."""
-    passages = "".join(
-        f'<passage role="{hit.role.value}" said="{hit.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC">\n'
-        f"{quoted(hit.text)}\n</passage>\n"
-        for hit in hits
-    )
+    passages = "".join(f"<passage {_origin(hit)}>\n{quoted(hit.text)}\n</passage>\n" for hit in hits)
     content = f"<retrieved>\n{_RETRIEVED_LABEL}\n{passages}</retrieved>"
-    return PromptMessage("user", content, Section.RETRIEVED, tuple(hit.message_id for hit in hits))
+    return PromptMessage("user", content, Section.RETRIEVED, tuple(hit.message_id for hit in hits if hit.message_id))
+
+
+def _origin(hit: Hit) -> str:
+    if hit.citation is None:
+        speaker = "" if hit.role is None else f'role="{hit.role.value}" '
+        return f'{speaker}said="{hit.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"'
+    return f"document={quoteattr(hit.citation.title)} section={quoteattr(' > '.join(hit.citation.headings))}"
 
 
 def query_prompt(text: str, message_id: UUID | None) -> PromptMessage:

@@ -8,6 +8,7 @@ is written as segments `(branch, last depth)`, oldest first: a linear conversati
 from chatrpc.domain.caller import Caller
 from chatrpc.domain.context import (
     AssembledContext,
+    Citation,
     ContextReport,
     Dropped,
     DropReason,
@@ -27,6 +28,7 @@ __all__ = [
     "Accepted",
     "AssembledContext",
     "Caller",
+    "Citation",
     "ContextReport",
     "Conversation",
     "DropReason",

@@ -26,25 +26,56 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """A passage found by retrieval.
+class Citation:
+    """A place in a document.
 
     Attributes:
-        cosine: Similarity to the query, -1 to 1.
-        rank: Place among the candidates, from 1.
-        sure: Whether the cosine exceeds the mark of a sure hit.
-        tokens: Upper estimate of its cost in a prompt.
+        headings: Those above the place, outermost first.
+        start, end: In characters of the document's text.
+        page: From 1; 0 where the document has no pages.
     """
 
-    message_id: UUID
-    conversation_id: UUID
-    role: Role
+    document_id: UUID
+    collection_id: UUID | None
+    title: str
+    headings: tuple[str, ...]
+    start: int
+    end: int
+    page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found by retrieval, of a message or, where it has a citation, of a document.
+
+    Attributes:
+        message_id, conversation_id, role: None where it is of a document.
+        created_at: When it was said, or when the document was ingested.
+        cosine: Similarity to the query, -1 to 1.
+        rank: Place among all that was searched, by score, from 1.
+        sure: Whether the cosine exceeds the mark of a sure hit.
+        tokens: Upper estimate of its cost in a prompt.
+        score: What it was ranked by.
+        lexical_score: BM25 of the query's words; 0 where it holds none.
+        dense_rank, lexical_rank: Places by each score alone, from 1; 0 where it has none.
+        neighbour_score: The part of the score that came from the messages beside it.
+    """
+
+    message_id: UUID | None
+    conversation_id: UUID | None
+    role: Role | None
     text: str
     created_at: datetime
     cosine: float
     rank: int
     sure: bool
     tokens: int
+    score: float = 0.0
+    lexical_score: float = 0.0
+    dense_rank: int = 0
+    lexical_rank: int = 0
+    neighbour_score: float = 0.0
+    citation: Citation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +113,7 @@ class DropReason(StrEnum):
     BELOW_FLOOR = "below_floor"
     NOT_SURE = "not_sure"
     EMPTY = "empty"
+    NEAR_DUPLICATE = "near_duplicate"
 
 
 class RetrievalOutcome(StrEnum):
@@ -96,11 +128,12 @@ class RetrievalOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A message that is not in the prompt, or not whole."""
+    """A message, or where it has a citation a passage of a document, that is not in the prompt, or not whole."""
 
-    message_id: UUID
+    message_id: UUID | None
     reason: DropReason
     tokens: int
+    citation: Citation | None = None
 
 
 @dataclass(frozen=True, slots=True)

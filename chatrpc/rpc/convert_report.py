@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from chatapi.v1 import context_report_pb2, conversation_service_pb2
+from chatapi.v1.message_pb2 import Role
 from google.protobuf.duration_pb2 import Duration
 
 from chatrpc.domain import (
+    Citation,
     ContextReport,
     DropReason,
     Hit,
@@ -42,7 +44,10 @@ def report_to_proto(report: ContextReport) -> context_report_pb2.ContextReport:
         retrieved=[_passage(hit) for hit in report.hits],
         dropped=[
             context_report_pb2.DroppedMessage(
-                message_id=str(dropped.message_id), reason=_DROP_REASONS[dropped.reason], tokens=dropped.tokens
+                message_id=optional_id(dropped.message_id),
+                reason=_DROP_REASONS[dropped.reason],
+                tokens=dropped.tokens,
+                citation=_citation(dropped.citation),
             )
             for dropped in report.dropped
         ],
@@ -84,15 +89,35 @@ def _summary(report: ContextReport) -> context_report_pb2.SummaryUse | None:
 
 def _passage(hit: Hit) -> context_report_pb2.RetrievedPassage:
     return context_report_pb2.RetrievedPassage(
-        message_id=str(hit.message_id),
-        conversation_id=str(hit.conversation_id),
-        role=ROLES[hit.role],
+        message_id=optional_id(hit.message_id),
+        conversation_id=optional_id(hit.conversation_id),
+        role=Role.ROLE_UNSPECIFIED if hit.role is None else ROLES[hit.role],
         text=hit.text,
         cosine=hit.cosine,
         rank=hit.rank,
         sure=hit.sure,
         create_time=timestamp(hit.created_at),
         tokens=hit.tokens,
+        score=hit.score,
+        lexical_score=hit.lexical_score,
+        dense_rank=hit.dense_rank,
+        lexical_rank=hit.lexical_rank,
+        neighbour_score=hit.neighbour_score,
+        citation=_citation(hit.citation),
+    )
+
+
+def _citation(citation: Citation | None) -> context_report_pb2.Citation | None:
+    if citation is None:
+        return None
+    return context_report_pb2.Citation(
+        document_id=str(citation.document_id),
+        collection_id=optional_id(citation.collection_id),
+        title=citation.title,
+        headings=citation.headings,
+        start=citation.start,
+        end=citation.end,
+        page=citation.page,
     )
 
 

@@ -27,29 +27,31 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hatapi/v1/context_report.proto\x12\nchatapi.v1\x1a\x18\x63hatapi/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x04\n\rContextReport\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x18\n\x10query_message_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\'\n\x07summary\x18\x04 \x01(\x0b\x32\x16.chatapi.v1.SummaryUse\x12-\n\x08verbatim\x18\x05 \x03(\x0b\x32\x1b.chatapi.v1.VerbatimMessage\x12/\n\tretrieval\x18\x06 \x01(\x0e\x32\x1c.chatapi.v1.RetrievalOutcome\x12/\n\tretrieved\x18\x07 \x03(\x0b\x32\x1c.chatapi.v1.RetrievedPassage\x12+\n\x07\x64ropped\x18\x08 \x03(\x0b\x32\x1a.chatapi.v1.DroppedMessage\x12+\n\x08sections\x18\t \x03(\x0b\x32\x19.chatapi.v1.SectionTokens\x12\x15\n\rbudget_tokens\x18\n \x01(\x05\x12\x17\n\x0f\x65mbedding_model\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12\x30\n\rassembly_time\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x65mbedding_time\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\nSummaryUse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x19\n\x11\x61nchor_message_id\x18\x02 \x01(\t\x12\x15\n\rmessage_count\x18\x03 \x01(\x05\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\"G\n\x0fVerbatimMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\"\xda\x01\n\x10RetrievedPassage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.chatapi.v1.Role\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06\x63osine\x18\x05 \x01(\x01\x12\x0c\n\x04rank\x18\x06 \x01(\x05\x12\x0c\n\x04sure\x18\x07 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tokens\x18\t \x01(\x05\"\\\n\x0e\x44roppedMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.chatapi.v1.DropReason\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\"K\n\rSectionTokens\x12*\n\x07section\x18\x01 \x01(\x0e\x32\x19.chatapi.v1.PromptSection\x12\x0e\n\x06tokens\x18\x02 \x01(\x05*\xd9\x01\n\x10RetrievalOutcome\x12!\n\x1dRETRIEVAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RETRIEVAL_OUTCOME_FOUND\x10\x01\x12&\n\"RETRIEVAL_OUTCOME_NOTHING_RELEVANT\x10\x02\x12\x1e\n\x1aRETRIEVAL_OUTCOME_DISABLED\x10\x03\x12\x1f\n\x1bRETRIEVAL_OUTCOME_TIMED_OUT\x10\x04\x12\x1c\n\x18RETRIEVAL_OUTCOME_FAILED\x10\x05*\xaa\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ROP_REASON_BUDGET\x10\x01\x12\x19\n\x15\x44ROP_REASON_TRUNCATED\x10\x02\x12\x1b\n\x17\x44ROP_REASON_BELOW_FLOOR\x10\x03\x12\x18\n\x14\x44ROP_REASON_NOT_SURE\x10\x04\x12\x15\n\x11\x44ROP_REASON_EMPTY\x10\x05*\xbb\x01\n\rPromptSection\x12\x1e\n\x1aPROMPT_SECTION_UNSPECIFIED\x10\x00\x12\x19\n\x15PROMPT_SECTION_SYSTEM\x10\x01\x12\x1a\n\x16PROMPT_SECTION_SUMMARY\x10\x02\x12\x1b\n\x17PROMPT_SECTION_VERBATIM\x10\x03\x12\x1c\n\x18PROMPT_SECTION_RETRIEVED\x10\x04\x12\x18\n\x14PROMPT_SECTION_QUERY\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hatapi/v1/context_report.proto\x12\nchatapi.v1\x1a\x18\x63hatapi/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x04\n\rContextReport\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x18\n\x10query_message_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\'\n\x07summary\x18\x04 \x01(\x0b\x32\x16.chatapi.v1.SummaryUse\x12-\n\x08verbatim\x18\x05 \x03(\x0b\x32\x1b.chatapi.v1.VerbatimMessage\x12/\n\tretrieval\x18\x06 \x01(\x0e\x32\x1c.chatapi.v1.RetrievalOutcome\x12/\n\tretrieved\x18\x07 \x03(\x0b\x32\x1c.chatapi.v1.RetrievedPassage\x12+\n\x07\x64ropped\x18\x08 \x03(\x0b\x32\x1a.chatapi.v1.DroppedMessage\x12+\n\x08sections\x18\t \x03(\x0b\x32\x19.chatapi.v1.SectionTokens\x12\x15\n\rbudget_tokens\x18\n \x01(\x05\x12\x17\n\x0f\x65mbedding_model\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12\x30\n\rassembly_time\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x65mbedding_time\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12summary_rebuilding\x18\x0f \x01(\x08\"s\n\nSummaryUse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x19\n\x11\x61nchor_message_id\x18\x02 \x01(\t\x12\x15\n\rmessage_count\x18\x03 \x01(\x05\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\x12\x12\n\nfact_count\x18\x05 \x01(\x05\"G\n\x0fVerbatimMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\"\xeb\x02\n\x10RetrievedPassage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.chatapi.v1.Role\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0e\n\x06\x63osine\x18\x05 \x01(\x01\x12\x0c\n\x04rank\x18\x06 \x01(\x05\x12\x0c\n\x04sure\x18\x07 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tokens\x18\t \x01(\x05\x12\r\n\x05score\x18\n \x01(\x01\x12\x15\n\rlexical_score\x18\x0b \x01(\x01\x12\x12\n\ndense_rank\x18\x0c \x01(\x05\x12\x14\n\x0clexical_rank\x18\r \x01(\x05\x12\x17\n\x0fneighbour_score\x18\x0e \x01(\x01\x12&\n\x08\x63itation\x18\x0f \x01(\x0b\x32\x14.chatapi.v1.Citation\"\x81\x01\n\x08\x43itation\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x15\n\rcollection_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08headings\x18\x04 \x03(\t\x12\r\n\x05start\x18\x05 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x06 \x01(\x03\x12\x0c\n\x04page\x18\x07 \x01(\x05\"\x84\x01\n\x0e\x44roppedMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.chatapi.v1.DropReason\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12&\n\x08\x63itation\x18\x04 \x01(\x0b\x32\x14.chatapi.v1.Citation\"K\n\rSectionTokens\x12*\n\x07section\x18\x01 \x01(\x0e\x32\x19.chatapi.v1.PromptSection\x12\x0e\n\x06tokens\x18\x02 \x01(\x05*\xd9\x01\n\x10RetrievalOutcome\x12!\n\x1dRETRIEVAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RETRIEVAL_OUTCOME_FOUND\x10\x01\x12&\n\"RETRIEVAL_OUTCOME_NOTHING_RELEVANT\x10\x02\x12\x1e\n\x1aRETRIEVAL_OUTCOME_DISABLED\x10\x03\x12\x1f\n\x1bRETRIEVAL_OUTCOME_TIMED_OUT\x10\x04\x12\x1c\n\x18RETRIEVAL_OUTCOME_FAILED\x10\x05*\xca\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ROP_REASON_BUDGET\x10\x01\x12\x19\n\x15\x44ROP_REASON_TRUNCATED\x10\x02\x12\x1b\n\x17\x44ROP_REASON_BELOW_FLOOR\x10\x03\x12\x18\n\x14\x44ROP_REASON_NOT_SURE\x10\x04\x12\x15\n\x11\x44ROP_REASON_EMPTY\x10\x05\x12\x1e\n\x1a\x44ROP_REASON_NEAR_DUPLICATE\x10\x06*\xbb\x01\n\rPromptSection\x12\x1e\n\x1aPROMPT_SECTION_UNSPECIFIED\x10\x00\x12\x19\n\x15PROMPT_SECTION_SYSTEM\x10\x01\x12\x1a\n\x16PROMPT_SECTION_SUMMARY\x10\x02\x12\x1b\n\x17PROMPT_SECTION_VERBATIM\x10\x03\x12\x1c\n\x18PROMPT_SECTION_RETRIEVED\x10\x04\x12\x18\n\x14PROMPT_SECTION_QUERY\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chatapi.v1.context_report_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RETRIEVALOUTCOME']._serialized_start=1228
-  _globals['_RETRIEVALOUTCOME']._serialized_end=1445
-  _globals['_DROPREASON']._serialized_start=1448
-  _globals['_DROPREASON']._serialized_end=1618
-  _globals['_PROMPTSECTION']._serialized_start=1621
-  _globals['_PROMPTSECTION']._serialized_end=1808
+  _globals['_RETRIEVALOUTCOME']._serialized_start=1594
+  _globals['_RETRIEVALOUTCOME']._serialized_end=1811
+  _globals['_DROPREASON']._serialized_start=1814
+  _globals['_DROPREASON']._serialized_end=2016
+  _globals['_PROMPTSECTION']._serialized_start=2019
+  _globals['_PROMPTSECTION']._serialized_end=2206
   _globals['_CONTEXTREPORT']._serialized_start=139
-  _globals['_CONTEXTREPORT']._serialized_end=663
-  _globals['_SUMMARYUSE']._serialized_start=665
-  _globals['_SUMMARYUSE']._serialized_end=760
-  _globals['_VERBATIMMESSAGE']._serialized_start=762
-  _globals['_VERBATIMMESSAGE']._serialized_end=833
-  _globals['_RETRIEVEDPASSAGE']._serialized_start=836
-  _globals['_RETRIEVEDPASSAGE']._serialized_end=1054
-  _globals['_DROPPEDMESSAGE']._serialized_start=1056
-  _globals['_DROPPEDMESSAGE']._serialized_end=1148
-  _globals['_SECTIONTOKENS']._serialized_start=1150
-  _globals['_SECTIONTOKENS']._serialized_end=1225
+  _globals['_CONTEXTREPORT']._serialized_end=691
+  _globals['_SUMMARYUSE']._serialized_start=693
+  _globals['_SUMMARYUSE']._serialized_end=808
+  _globals['_VERBATIMMESSAGE']._serialized_start=810
+  _globals['_VERBATIMMESSAGE']._serialized_end=881
+  _globals['_RETRIEVEDPASSAGE']._serialized_start=884
+  _globals['_RETRIEVEDPASSAGE']._serialized_end=1247
+  _globals['_CITATION']._serialized_start=1250
+  _globals['_CITATION']._serialized_end=1379
+  _globals['_DROPPEDMESSAGE']._serialized_start=1382
+  _globals['_DROPPEDMESSAGE']._serialized_end=1514
+  _globals['_SECTIONTOKENS']._serialized_start=1516
+  _globals['_SECTIONTOKENS']._serialized_end=1591
 # @@protoc_insertion_point(module_scope)

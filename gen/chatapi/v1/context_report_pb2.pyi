@@ -76,6 +76,8 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """A passage that is no sure hit, in strict mode."""
     DROP_REASON_EMPTY: _DropReason.ValueType  # 5
     """It has no text: a reply that failed or was stopped before its first word."""
+    DROP_REASON_NEAR_DUPLICATE: _DropReason.ValueType  # 6
+    """A passage that says almost the same as a better one."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
     """Why something did not enter a prompt whole."""
@@ -92,6 +94,8 @@ DROP_REASON_NOT_SURE: DropReason.ValueType  # 4
 """A passage that is no sure hit, in strict mode."""
 DROP_REASON_EMPTY: DropReason.ValueType  # 5
 """It has no text: a reply that failed or was stopped before its first word."""
+DROP_REASON_NEAR_DUPLICATE: DropReason.ValueType  # 6
+"""A passage that says almost the same as a better one."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 class _PromptSection:
@@ -150,6 +154,7 @@ class ContextReport(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ASSEMBLY_TIME_FIELD_NUMBER: _builtins.int
     EMBEDDING_TIME_FIELD_NUMBER: _builtins.int
+    SUMMARY_REBUILDING_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation."""
     query_message_id: _builtins.str
@@ -164,6 +169,8 @@ class ContextReport(_message.Message):
     """The embedding model that searched."""
     model: _builtins.str
     """The model that was asked."""
+    summary_rebuilding: _builtins.bool
+    """True while a summary is made anew, because a message that it covered was erased; an older one stands in."""
     @_builtins.property
     def summary(self) -> Global___SummaryUse:
         """The rolling summary that stood in the prompt; absent where none did."""
@@ -211,10 +218,11 @@ class ContextReport(_message.Message):
         model: _builtins.str = ...,
         assembly_time: _duration_pb2.Duration | None = ...,
         embedding_time: _duration_pb2.Duration | None = ...,
+        summary_rebuilding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assembly_time", b"assembly_time", "embedding_time", b"embedding_time", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembly_time", b"assembly_time", "budget_tokens", b"budget_tokens", "conversation_id", b"conversation_id", "dropped", b"dropped", "embedding_model", b"embedding_model", "embedding_time", b"embedding_time", "model", b"model", "query_message_id", b"query_message_id", "retrieval", b"retrieval", "retrieved", b"retrieved", "revision", b"revision", "sections", b"sections", "summary", b"summary", "verbatim", b"verbatim"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembly_time", b"assembly_time", "budget_tokens", b"budget_tokens", "conversation_id", b"conversation_id", "dropped", b"dropped", "embedding_model", b"embedding_model", "embedding_time", b"embedding_time", "model", b"model", "query_message_id", b"query_message_id", "retrieval", b"retrieval", "retrieved", b"retrieved", "revision", b"revision", "sections", b"sections", "summary", b"summary", "summary_rebuilding", b"summary_rebuilding", "verbatim", b"verbatim"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +238,7 @@ class SummaryUse(_message.Message):
     ANCHOR_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    FACT_COUNT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version within the conversation, from 1."""
     anchor_message_id: _builtins.str
@@ -237,7 +246,9 @@ class SummaryUse(_message.Message):
     message_count: _builtins.int
     """It covers the first so many messages of the path."""
     tokens: _builtins.int
-    """Upper estimate of its cost."""
+    """Upper estimate of its cost, its facts included."""
+    fact_count: _builtins.int
+    """Durable facts that stood with it."""
     def __init__(
         self,
         *,
@@ -245,10 +256,11 @@ class SummaryUse(_message.Message):
         anchor_message_id: _builtins.str = ...,
         message_count: _builtins.int = ...,
         tokens: _builtins.int = ...,
+        fact_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_message_id", b"anchor_message_id", "message_count", b"message_count", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_message_id", b"anchor_message_id", "fact_count", b"fact_count", "message_count", b"message_count", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,7 +298,7 @@ Global___VerbatimMessage: _TypeAlias = VerbatimMessage  # noqa: Y015
 
 @_typing.final
 class RetrievedPassage(_message.Message):
-    """A passage found by semantic search."""
+    """A passage found by search, of a message or of a document."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,25 +311,49 @@ class RetrievedPassage(_message.Message):
     SURE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
+    DENSE_RANK_FIELD_NUMBER: _builtins.int
+    LEXICAL_RANK_FIELD_NUMBER: _builtins.int
+    NEIGHBOUR_SCORE_FIELD_NUMBER: _builtins.int
+    CITATION_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """The message it is from."""
+    """The message it is from; empty where it is from a document."""
     conversation_id: _builtins.str
-    """That message's conversation."""
+    """That message's conversation; empty where it is from a document."""
     role: _message_pb2.Role.ValueType
-    """Who said it."""
+    """Who said it; unspecified where it is from a document."""
     text: _builtins.str
     """The passage as it stood in the prompt."""
     cosine: _builtins.float
     """Cosine similarity to the query, -1 to 1."""
     rank: _builtins.int
-    """Place among the candidates by similarity, from 1."""
+    """Place among all that was searched, by score, from 1."""
     sure: _builtins.bool
     """True above 0.7."""
     tokens: _builtins.int
     """Upper estimate of its cost."""
+    score: _builtins.float
+    """What it was ranked by: the cosine and the lexical score, each in standard deviations from the mean over all that
+    was searched, summed, with shares of the neighbours' own.
+    """
+    lexical_score: _builtins.float
+    """Sum over the query's words of their weight in the passage (BM25, with the rarity of a word among the user's own
+    messages and documents); 0 where it holds none of them.
+    """
+    dense_rank: _builtins.int
+    """Place by cosine alone, from 1."""
+    lexical_rank: _builtins.int
+    """Place by lexical score alone, from 1; 0 where it holds none of the query's words."""
+    neighbour_score: _builtins.float
+    """The part of the score that came from the neighbouring messages."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was said."""
+        """When it was said, or when the document was ingested."""
+
+    @_builtins.property
+    def citation(self) -> Global___Citation:
+        """The document that it is from; absent where it is from a message."""
 
     def __init__(
         self,
@@ -331,40 +367,100 @@ class RetrievedPassage(_message.Message):
         sure: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         tokens: _builtins.int = ...,
+        score: _builtins.float = ...,
+        lexical_score: _builtins.float = ...,
+        dense_rank: _builtins.int = ...,
+        lexical_rank: _builtins.int = ...,
+        neighbour_score: _builtins.float = ...,
+        citation: Global___Citation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "cosine", b"cosine", "create_time", b"create_time", "message_id", b"message_id", "rank", b"rank", "role", b"role", "sure", b"sure", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "conversation_id", b"conversation_id", "cosine", b"cosine", "create_time", b"create_time", "dense_rank", b"dense_rank", "lexical_rank", b"lexical_rank", "lexical_score", b"lexical_score", "message_id", b"message_id", "neighbour_score", b"neighbour_score", "rank", b"rank", "role", b"role", "score", b"score", "sure", b"sure", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrievedPassage: _TypeAlias = RetrievedPassage  # noqa: Y015
 
 @_typing.final
+class Citation(_message.Message):
+    """A place in a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    HEADINGS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    collection_id: _builtins.str
+    """Its collection; empty for the user's own documents outside of any."""
+    title: _builtins.str
+    """Its title."""
+    start: _builtins.int
+    """Where the passage begins in the document's text, in characters."""
+    end: _builtins.int
+    """Where it ends."""
+    page: _builtins.int
+    """Page of the document where it has pages, from 1; 0 otherwise."""
+    @_builtins.property
+    def headings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Headings above the passage, outermost first."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        collection_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        headings: _abc.Iterable[_builtins.str] | None = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        page: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "document_id", b"document_id", "end", b"end", "headings", b"headings", "page", b"page", "start", b"start", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Citation: _TypeAlias = Citation  # noqa: Y015
+
+@_typing.final
 class DroppedMessage(_message.Message):
-    """A message that is not in a prompt, or not whole."""
+    """A message, or a passage of a document, that is not in a prompt, or not whole."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    CITATION_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """Its id."""
+    """The message's id; empty where it is from a document."""
     reason: Global___DropReason.ValueType
     """Why."""
     tokens: _builtins.int
     """Upper estimate of what it would have cost."""
+    @_builtins.property
+    def citation(self) -> Global___Citation:
+        """The document that it is from; absent where it is from a message."""
+
     def __init__(
         self,
         *,
         message_id: _builtins.str = ...,
         reason: Global___DropReason.ValueType = ...,
         tokens: _builtins.int = ...,
+        citation: Global___Citation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "reason", b"reason", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "message_id", b"message_id", "reason", b"reason", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
