@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from chatrpc.context.window import batch_due
+from chatrpc.context.fold import Folder
 from chatrpc.db.memory import MemoryTask, MemoryTasks
 from chatrpc.db.recall import Recall
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.vectors import NewVector, VectorStore
-from chatrpc.domain import Message, Summary
-from chatrpc.errors import ChatError, NotFound, SummaryRefused
+from chatrpc.domain import Message
+from chatrpc.errors import ChatError, SummaryRefused
 from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Summarizer
@@ -42,7 +42,6 @@ _MESSAGES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64
 # Splitting reads 1,000 characters in about 0.1 ms, so a longer text would hold up the event loop noticeably.
 _LONG_TEXT = 20_000
-_NOTHING_SAID = "(Nothing was said.)"
 
 log = structlog.get_logger(__name__)
 
@@ -88,12 +87,9 @@ class MemoryWorker:
     ) -> None:
         self._tasks = tasks
         self._vectors = vectors
-        self._summaries = summaries
-        self._recall = recall
+        self._folder = Folder(summaries, recall, summarizer, context)
         self._embedder = embedder
-        self._summarizer = summarizer
         self._space_id = space_id
-        self._settings = context
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -167,7 +163,9 @@ class MemoryWorker:
         """Embed and fold, neither waiting for the other: prompts must not grow for want of vectors. What failed."""
         try:
             async with asyncio.timeout(LEASE.total_seconds()):
-                outcomes = await asyncio.gather(self._embed(task, watermark), self._fold(task), return_exceptions=True)
+                outcomes = await asyncio.gather(
+                    self._embed(task, watermark), self._folder.fold(task), return_exceptions=True
+                )
         except TimeoutError as error:
             return [error]
         return [outcome for outcome in outcomes if outcome is not None]
@@ -221,38 +219,6 @@ class MemoryWorker:
                 NewVector(passage.message.id, passage.message.conversation_id, passage.number, passage.span, vector)
                 for passage, vector in zip(passages, vectors, strict=True)
             ],
-        )
-
-    async def _fold(self, task: MemoryTask) -> None:
-        """Fold batches of the active path into its summary for as long as one is due."""
-        keep, fold = self._settings.hot_path, self._settings.fold
-        try:
-            conversation = await self._recall.conversation(task.user_id, task.conversation_id)
-            hot = await self._recall.hot_path(task.user_id, task.conversation_id, conversation.path, keep=keep)
-        except NotFound:
-            return  # It was deleted, and its task with it.
-        while batch := batch_due(hot.messages, keep, fold):
-            summary = await self._add_version(task, hot.summary, batch)
-            if summary is None:
-                return  # Another worker was faster and goes on from its own version.
-            hot = replace(hot, summary=summary, messages=hot.messages[len(batch) :])
-
-    async def _add_version(
-        self, task: MemoryTask, previous: Summary | None, batch: Sequence[Message]
-    ) -> Summary | None:
-        old = None if previous is None else previous.text
-        if any(message.text.strip() for message in batch):
-            text = await self._summarizer.fold(old, batch, self._settings.summary_tokens)
-        else:
-            text = old or _NOTHING_SAID
-        return await self._summaries.add(
-            task.user_id,
-            task.conversation_id,
-            previous=previous,
-            anchor=batch[-1],
-            text=text,
-            tokens=estimate_tokens(text),
-            model=self._summarizer.name,
         )
 
 
