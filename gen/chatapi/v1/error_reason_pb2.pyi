@@ -112,10 +112,51 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A fault of the server; the request id finds it in its logs.
     Sample: `{"reason": "INTERNAL", "metadata": {"request_id": "..."}}`
     """
+    ERROR_REASON_MEMORY_FIXED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION. Whether a conversation is temporary is decided when it is created; create another one.
+    Sample: `{"reason": "MEMORY_FIXED"}`
+    """
+    ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 24
+    """NOT_FOUND. No such document of this user or of a shared collection.
+    Sample: `{"reason": "DOCUMENT_NOT_FOUND", "metadata": {"id": "..."}}`
+    """
+    ERROR_REASON_COLLECTION_NOT_FOUND: _ErrorReason.ValueType  # 25
+    """NOT_FOUND. No such collection of this user, nor a shared one.
+    Sample: `{"reason": "COLLECTION_NOT_FOUND", "metadata": {"id": "..."}}`
+    """
+    ERROR_REASON_MEDIA_TYPE_UNSUPPORTED: _ErrorReason.ValueType  # 26
+    """INVALID_ARGUMENT. Documents of this media type cannot be read.
+    Sample: `{"reason": "MEDIA_TYPE_UNSUPPORTED", "metadata": {"field": "description.media_type"}}`
+    """
+    ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 27
+    """INVALID_ARGUMENT. The document has more bytes than the server takes.
+    Sample: `{"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "description.size"}}`
+    """
+    ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION or OUT_OF_RANGE. Bytes of the document are missing; go on from `received`.
+    Sample: `{"reason": "UPLOAD_INCOMPLETE", "metadata": {"id": "...", "received": "524288"}}`
+    """
+    ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT. The bytes that arrived have another SHA-256 than was announced; they were discarded.
+    Sample: `{"reason": "CONTENT_MISMATCH", "metadata": {"field": "description.sha256"}}`
+    """
+    ERROR_REASON_DOCUMENT_BROKEN: _ErrorReason.ValueType  # 30
+    """Of a failed document, never of a call. It is not what its media type says, is damaged, or is encrypted.
+    Sample: `{"error_reason": "DOCUMENT_BROKEN"}`
+    """
+    ERROR_REASON_DOCUMENT_TOO_COSTLY: _ErrorReason.ValueType  # 31
+    """Of a failed document, never of a call. To read it took more time or memory, or gave more text, than is allowed.
+    Sample: `{"error_reason": "DOCUMENT_TOO_COSTLY"}`
+    """
+    ERROR_REASON_DOCUMENT_EMPTY: _ErrorReason.ValueType  # 32
+    """Of a failed document, never of a call. There is no text in it, as in a scan.
+    Sample: `{"error_reason": "DOCUMENT_EMPTY"}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
-    without its prefix, its `domain` is `chatrpc`. Each value names the status code that it comes with.
+    without its prefix, its `domain` is `chatrpc`. Each value names the status code that it comes with, or the field of a
+    resource that bears it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -207,5 +248,45 @@ Sample: `{"reason": "SERVER_DRAINING"}`
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 22
 """INTERNAL. A fault of the server; the request id finds it in its logs.
 Sample: `{"reason": "INTERNAL", "metadata": {"request_id": "..."}}`
+"""
+ERROR_REASON_MEMORY_FIXED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION. Whether a conversation is temporary is decided when it is created; create another one.
+Sample: `{"reason": "MEMORY_FIXED"}`
+"""
+ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 24
+"""NOT_FOUND. No such document of this user or of a shared collection.
+Sample: `{"reason": "DOCUMENT_NOT_FOUND", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_COLLECTION_NOT_FOUND: ErrorReason.ValueType  # 25
+"""NOT_FOUND. No such collection of this user, nor a shared one.
+Sample: `{"reason": "COLLECTION_NOT_FOUND", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_MEDIA_TYPE_UNSUPPORTED: ErrorReason.ValueType  # 26
+"""INVALID_ARGUMENT. Documents of this media type cannot be read.
+Sample: `{"reason": "MEDIA_TYPE_UNSUPPORTED", "metadata": {"field": "description.media_type"}}`
+"""
+ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 27
+"""INVALID_ARGUMENT. The document has more bytes than the server takes.
+Sample: `{"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "description.size"}}`
+"""
+ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION or OUT_OF_RANGE. Bytes of the document are missing; go on from `received`.
+Sample: `{"reason": "UPLOAD_INCOMPLETE", "metadata": {"id": "...", "received": "524288"}}`
+"""
+ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT. The bytes that arrived have another SHA-256 than was announced; they were discarded.
+Sample: `{"reason": "CONTENT_MISMATCH", "metadata": {"field": "description.sha256"}}`
+"""
+ERROR_REASON_DOCUMENT_BROKEN: ErrorReason.ValueType  # 30
+"""Of a failed document, never of a call. It is not what its media type says, is damaged, or is encrypted.
+Sample: `{"error_reason": "DOCUMENT_BROKEN"}`
+"""
+ERROR_REASON_DOCUMENT_TOO_COSTLY: ErrorReason.ValueType  # 31
+"""Of a failed document, never of a call. To read it took more time or memory, or gave more text, than is allowed.
+Sample: `{"error_reason": "DOCUMENT_TOO_COSTLY"}`
+"""
+ERROR_REASON_DOCUMENT_EMPTY: ErrorReason.ValueType  # 32
+"""Of a failed document, never of a call. There is no text in it, as in a scan.
+Sample: `{"error_reason": "DOCUMENT_EMPTY"}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
