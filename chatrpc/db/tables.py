@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -40,6 +41,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[dict[str, Any]]: JSONB,
         list[int]: ARRAY(Integer),
+        list[str]: ARRAY(Text),
     }
 
 
@@ -60,6 +62,7 @@ class ConversationRow(Base):
             unique=True,
             postgresql_where=sql_text("request_id IS NOT NULL"),
         ),
+        Index("conversations_temporary_idx", "created_at", postgresql_where=sql_text("memory = 'temporary'")),
         {"postgresql_with": {"fillfactor": "70"}},
     )
 
@@ -80,6 +83,8 @@ class ConversationRow(Base):
     pending_replies: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    memory: Mapped[str] = mapped_column(Text, server_default=sql_text("'remembered'"))
+    erasures: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
 
 
 class BranchRow(Base):
@@ -142,7 +147,7 @@ class MessageRow(Base):
 
 
 class SummaryRow(Base):
-    """A version of a rolling summary; rows are only ever added."""
+    """A version of a rolling summary. It never changes, but for its erasure, which leaves its number and place."""
 
     __tablename__ = "summaries"
     __table_args__ = (
@@ -163,6 +168,8 @@ class SummaryRow(Base):
     tokens: Mapped[int] = mapped_column(Integer)
     model: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    facts: Mapped[list[dict[str, Any]]] = mapped_column(server_default=sql_text("'[]'"))
+    erased_at: Mapped[datetime | None]
 
 
 class ContextReportRow(Base):
@@ -177,7 +184,7 @@ class ContextReportRow(Base):
 
 
 class EmbeddingSpaceRow(Base):
-    """An embedding model that vectors were made with."""
+    """An embedding model that vectors were made with, and the floor of its cosines where it was calibrated."""
 
     __tablename__ = "embedding_spaces"
 
@@ -186,13 +193,14 @@ class EmbeddingSpaceRow(Base):
     name: Mapped[str] = mapped_column(Text)
     dimension: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    floor: Mapped[float | None] = mapped_column(Double)
 
 
 class EmbeddingRow(Base):
     """The vector of a passage of a message.
 
-    `active` says whether the message lies on its conversation's active path. Half precision halves the row, and a
-    table of their own keeps vectors off the messages' pages.
+    `active` says whether other conversations may find it: whether the message lies on the active path of a remembered
+    conversation. Half precision halves the row, and a table of their own keeps vectors off the messages' pages.
     """
 
     __tablename__ = "embeddings"
@@ -219,7 +227,8 @@ class MemoryTaskRow(Base):
 
     `due_at` is null where nothing is to be done; `embedded_sequence` is the watermark up to which all finished
     messages are embedded. `finished_after` is the place before the first reply that was finished since the work was
-    claimed, which the worker may have passed over.
+    claimed, which the worker may have passed over. `fold_refusals` counts how often in a row the batch that is due was
+    refused.
     """
 
     __tablename__ = "memory_tasks"
@@ -238,6 +247,7 @@ class MemoryTaskRow(Base):
     attempts: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     embedded_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
     finished_after: Mapped[int | None] = mapped_column(BigInteger)
+    fold_refusals: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
 
 
 class ServerProcessRow(Base):
@@ -247,3 +257,113 @@ class ServerProcessRow(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     lease_until: Mapped[datetime]
+
+
+class CollectionRow(Base):
+    """Documents that belong together. `user_id` is a user, or the shared owner, whose rows all users read."""
+
+    __tablename__ = "collections"
+    __table_args__ = (
+        Index(
+            "collections_request_id_key",
+            "user_id",
+            "request_id",
+            unique=True,
+            postgresql_where=sql_text("request_id IS NOT NULL"),
+        ),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(Text)
+    request_id: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+
+
+class DocumentRow(Base):
+    """A document, known by its content within its collection. Its chunks up to `embedded_chunks` can be found."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        ForeignKeyConstraint(["user_id", "collection_id"], ["collections.user_id", "collections.id"]),
+        Index(
+            "documents_content_key",
+            "user_id",
+            "collection_id",
+            "sha256",
+            "media_type",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    collection_id: Mapped[UUID | None]
+    title: Mapped[str] = mapped_column(Text)
+    media_type: Mapped[str] = mapped_column(Text)
+    uri: Mapped[str] = mapped_column(Text)
+    labels: Mapped[dict[str, Any]]
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Text)
+    received: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
+    characters: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    pages: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    chunks: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    embedded_chunks: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+
+
+class DocumentPartRow(Base):
+    """Bytes of a document that is not parsed yet."""
+
+    __tablename__ = "document_parts"
+    __table_args__ = (
+        ForeignKeyConstraint(["user_id", "document_id"], ["documents.user_id", "documents.id"], ondelete="CASCADE"),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    document_id: Mapped[UUID] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class DocumentChunkRow(Base):
+    """A passage of a document. Its vector is the row of `embeddings` whose `message_id` is this row's `id`."""
+
+    __tablename__ = "document_chunks"
+    __table_args__ = (
+        ForeignKeyConstraint(["user_id", "document_id"], ["documents.user_id", "documents.id"], ondelete="CASCADE"),
+        Index("document_chunks_id_key", "user_id", "id", unique=True),
+        {"postgresql_partition_by": "HASH (user_id)"},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    document_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    id: Mapped[UUID]
+    span_start: Mapped[int] = mapped_column(Integer)
+    span_end: Mapped[int] = mapped_column(Integer)
+    page: Mapped[int] = mapped_column(Integer)
+    headings: Mapped[list[str]]
+    text: Mapped[str] = mapped_column(Text)
+
+
+class DocumentTaskRow(Base):
+    """Background work of one document: to parse and to embed it, or to discard an upload that was given up."""
+
+    __tablename__ = "document_tasks"
+    __table_args__ = (
+        ForeignKeyConstraint(["user_id", "document_id"], ["documents.user_id", "documents.id"], ondelete="CASCADE"),
+        Index("document_tasks_due_idx", "due_at"),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    document_id: Mapped[UUID] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime]
+    claimed_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
