@@ -159,7 +159,7 @@ async def make_scene(database: Database, superuser: AsyncConnection[Any]) -> Sce
         await store.add(user_id, space_id, new)
     anchor = messages[LENGTH - AFTER_SUMMARY - 1]
     added = await Summaries(database).add(
-        user_id, conversation_id, previous=None, anchor=anchor, text=SUMMARY, tokens=400, model="none"
+        user_id, conversation_id, previous=None, erasures=0, anchor=anchor, text=SUMMARY, tokens=400, model="none"
     )
     assert added is not None, "nobody else writes summaries"
     await superuser.execute(NEIGHBOURS.format(users=OTHER_USERS))

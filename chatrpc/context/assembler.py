@@ -283,6 +283,8 @@ class ContextAssembler:
             model=self._model_name(request.settings.model),
             assembly_micros=round((time.perf_counter() - request.started - request.embedding_wait) * 1e6),
             embedding_micros=request.embedding_micros,
+            summary_rebuilding=hot.rebuilding,
+            fact_count=0 if summary is None else len(summary.facts),
         )
         unfinished = tuple(message.id for message in before if not message.state.finished)
         return AssembledContext(_prompt(fitted, query), report, unfinished)

@@ -9,7 +9,7 @@ from chatrpc.context.window import batch_due
 from chatrpc.db.memory import MemoryTask
 from chatrpc.db.recall import Recall
 from chatrpc.db.summaries import Summaries
-from chatrpc.domain import Message, Summary
+from chatrpc.domain import HotPath, Message, Summary
 from chatrpc.errors import NotFound
 from chatrpc.ports import Summarizer
 from chatrpc.settings import ContextSettings
@@ -36,14 +36,13 @@ class Folder:
         except NotFound:
             return  # It was deleted, and its task with it.
         while batch := batch_due(hot.messages, keep, fold):
-            summary = await self._add_version(task, hot.summary, batch)
+            summary = await self._add_version(task, hot, batch)
             if summary is None:
                 return  # Another worker was faster and goes on from its own version.
             hot = replace(hot, summary=summary, messages=hot.messages[len(batch) :])
 
-    async def _add_version(
-        self, task: MemoryTask, previous: Summary | None, batch: Sequence[Message]
-    ) -> Summary | None:
+    async def _add_version(self, task: MemoryTask, hot: HotPath, batch: Sequence[Message]) -> Summary | None:
+        previous = hot.summary
         old = None if previous is None else previous.text
         if any(message.text.strip() for message in batch):
             text = await self._summarizer.fold(old, batch, self._settings.summary_tokens)
@@ -54,6 +53,7 @@ class Folder:
             task.conversation_id,
             previous=previous,
             anchor=batch[-1],
+            erasures=hot.erasures,
             text=text,
             tokens=estimate_tokens(text),
             model=self._summarizer.name,

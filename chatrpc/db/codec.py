@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from chatrpc.domain import (
     ContextReport,
+    Fact,
     FinishReason,
     MemoryScope,
     Message,
@@ -27,6 +28,7 @@ from chatrpc.domain import (
 )
 
 _REPORT = TypeAdapter(ContextReport)
+_FACTS = TypeAdapter(tuple[Fact, ...])
 
 
 def parts_to_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -51,6 +53,7 @@ def settings_to_json(settings: TurnSettings) -> dict[str, Any]:
         "max_output_tokens": settings.sampling.max_output_tokens,
         "memory_scope": settings.memory_scope,
         "retrieval_mode": settings.retrieval_mode,
+        "documents": settings.documents,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -68,6 +71,7 @@ def settings_from_json(value: Mapping[str, Any] | None) -> TurnSettings:
         ),
         memory_scope=None if scope is None else MemoryScope(scope),
         retrieval_mode=None if mode is None else RetrievalMode(mode),
+        documents=value.get("documents"),
     )
 
 
@@ -86,6 +90,14 @@ def report_to_json(report: ContextReport) -> str:
 
 def report_from_json(value: Mapping[str, Any]) -> ContextReport:
     return _REPORT.validate_python(value)
+
+
+def facts_to_json(facts: tuple[Fact, ...]) -> str:
+    return _FACTS.dump_json(facts).decode()
+
+
+def facts_from_json(value: Sequence[Mapping[str, Any]]) -> tuple[Fact, ...]:
+    return _FACTS.validate_python(value)
 
 
 def path_of(lineage: Sequence[int], branch: int, depth: int) -> Path:
@@ -139,4 +151,5 @@ def summary_of(row: Mapping[str, Any]) -> Summary:
         tokens=row["tokens"],
         model=row["model"],
         created_at=row["created_at"],
+        facts=facts_from_json(row["facts"]),
     )

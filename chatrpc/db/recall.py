@@ -13,15 +13,25 @@ from uuid import UUID
 
 from pgvector import HalfVector
 
-from chatrpc.db.codec import parts_from_json, path_of, settings_from_json
+from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings_from_json
 from chatrpc.db.engine import Database, Statement
-from chatrpc.domain import Conversation, HotPath, MemoryScope, Message, MessageState, Path, Role, Summary
+from chatrpc.domain import (
+    Conversation,
+    ConversationMemory,
+    HotPath,
+    MemoryScope,
+    Message,
+    MessageState,
+    Path,
+    Role,
+    Summary,
+)
 from chatrpc.errors import NotFound, Reason
 from chatrpc.ports import Vector
 
 CONVERSATION_COLUMNS = (
     "c.id, c.title, c.settings, c.labels, c.revision, c.head_id, c.head_branch, c.head_depth, c.lineage, "
-    "c.last_sequence, c.created_at, c.updated_at"
+    "c.last_sequence, c.created_at, c.updated_at, c.memory"
 )
 HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
 # The length of a vector is not part of the type, so that two models can live side by side.
@@ -72,6 +82,7 @@ def conversation_of(row: dict[str, Any]) -> Conversation:
         message_count=row["last_sequence"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        memory=ConversationMemory(row["memory"]),
     )
 
 
@@ -167,6 +178,8 @@ def _hot_path_of(rows: list[dict[str, Any]], conversation_id: UUID, path: Path) 
         path=path,
         summary=None if first["summary_version"] is None else _summary_of(first),
         messages=tuple(_message_of(row, conversation_id) for row in messages),
+        rebuilding=first["rebuilding"],
+        erasures=first["erasures"],
     )
 
 
@@ -180,6 +193,7 @@ def _summary_of(row: dict[str, Any]) -> Summary:
         tokens=row["tokens"],
         model=row["summary_model"],
         created_at=row["created_at"],
+        facts=facts_from_json(row["facts"]),
     )
 
 

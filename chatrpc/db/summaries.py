@@ -1,28 +1,39 @@
-"""Versions of rolling summaries: added by compare-and-set, never changed."""
+"""Versions of rolling summaries: added by compare-and-set, never changed, erased with what they cover."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
-from chatrpc.db.codec import summary_of
-from chatrpc.db.engine import Database
-from chatrpc.domain import Message, Summary
+from psycopg import AsyncConnection
 
-LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = %s FOR NO KEY UPDATE"
+from chatrpc.db.codec import facts_to_json, summary_of
+from chatrpc.db.engine import Database
+from chatrpc.domain import Fact, Message, Summary
+
+LOCK = "SELECT erasures FROM conversations WHERE user_id = %s AND id = %s FOR NO KEY UPDATE"
 NEWEST = "SELECT coalesce(max(version), 0) AS newest FROM summaries WHERE user_id = %s AND conversation_id = %s"
 # A path takes the deepest of its anchors, so a second version with the same anchor is the loser of a race. A deeper
 # anchor of the same branch says nothing: a path may have branched off before it.
 CLASH = """
 SELECT 1 FROM summaries
-WHERE user_id = %s AND conversation_id = %s AND anchor_branch = %s AND anchor_depth = %s
+WHERE user_id = %s AND conversation_id = %s AND anchor_branch = %s AND anchor_depth = %s AND erased_at IS NULL
 """
 ADD = """
 INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch, anchor_depth,
-                       text, tokens, model)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                       text, facts, tokens, model)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 RETURNING *
 """
 BUMP = "UPDATE conversations SET revision = revision + 1 WHERE user_id = %s AND id = %s"
+ACCEPTED = """
+UPDATE memory_tasks SET fold_refusals = 0 WHERE user_id = %s AND conversation_id = %s AND fold_refusals > 0
+"""
+REFUSED = """
+UPDATE memory_tasks SET fold_refusals = fold_refusals + 1 WHERE user_id = %s AND conversation_id = %s
+RETURNING fold_refusals
+"""
+INVALIDATE = "SELECT invalidate_summaries(%s, %s, %s) AS erased"
 
 
 class Summaries:
@@ -38,18 +49,25 @@ class Summaries:
         *,
         previous: Summary | None,
         anchor: Message,
+        erasures: int,
         text: str,
+        facts: tuple[Fact, ...] = (),
         tokens: int,
         model: str,
     ) -> Summary | None:
         """Add the version that folds the messages after `previous`, through `anchor`, into it.
 
+        Args:
+            erasures: The conversation's count of erasures when `previous` and the messages were read.
+
         Returns:
-            The new version, or None where another worker has folded them meanwhile or the conversation is gone.
+            The new version, or None where another worker has folded them meanwhile, a message was erased since they
+            were read, or the conversation is gone.
         """
         key = (user_id, conversation_id)
         async with self._database.transaction(user_id) as connection:
-            if await (await connection.execute(LOCK, key)).fetchone() is None:
+            conversation = await (await connection.execute(LOCK, key)).fetchone()
+            if conversation is None or conversation["erasures"] != erasures:
                 return None
             clash = await connection.execute(CLASH, (*key, anchor.branch, anchor.depth))
             if await clash.fetchone() is not None:
@@ -66,6 +84,7 @@ class Summaries:
                     anchor.branch,
                     anchor.depth,
                     text,
+                    facts_to_json(facts),
                     tokens,
                     model,
                 ),
@@ -73,4 +92,26 @@ class Summaries:
             row = await inserted.fetchone()
             assert row is not None  # RETURNING gives the inserted row.
             await connection.execute(BUMP, key)
+            await connection.execute(ACCEPTED, key)
             return summary_of(row)
+
+    async def refused(self, user_id: UUID, conversation_id: UUID) -> int:
+        """Note that the batch that is due was refused; how often it has been, in a row. 0 if there is no task."""
+        [rows] = await self._database.query(user_id, (REFUSED, (user_id, conversation_id)))
+        return int(rows[0]["fold_refusals"]) if rows else 0
+
+    @staticmethod
+    async def invalidate(
+        connection: AsyncConnection[dict[str, Any]], user_id: UUID, conversation_id: UUID, message_id: UUID
+    ) -> int:
+        """Erase every version that covers a message, and the facts in it; the number of versions.
+
+        To be called in the transaction that erases the message, before or after the message's own text is gone, for
+        as long as its row is there; within SQL, `invalidate_summaries(p_user, p_conversation, p_message)` is the
+        same. It takes the conversation's lock, raises its revision, makes its folding due, and has folds that are
+        under way thrown away. The newest version before the message serves on, and contexts are `rebuilding` until
+        the summary has come as far as it was. A batch that is folded anew reads messages as they then are.
+        """
+        row = await (await connection.execute(INVALIDATE, (user_id, conversation_id, message_id))).fetchone()
+        assert row is not None  # The function returns one value.
+        return int(row["erased"])

@@ -11,9 +11,45 @@ from chatrpc.domain.conversation import Path, TurnSettings
 from chatrpc.domain.message import Message, Role
 
 
+class FactKind(StrEnum):
+    """What a durable fact is about, the most worth keeping first."""
+
+    NAME = "name"
+    PREFERENCE = "preference"
+    DECISION = "decision"
+    DETAIL = "detail"
+    OPEN_QUESTION = "open_question"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something to be remembered for as long as nothing contradicts it.
+
+    Attributes:
+        key: Names what the fact is about, such as `user.name`; a newer fact of the same key takes its place.
+        text: One line.
+        source_id, source_sequence: The message that it was first drawn from.
+        changed_id, changed_sequence: The message that its present text was drawn from.
+    """
+
+    key: str
+    kind: FactKind
+    text: str
+    source_id: UUID
+    source_sequence: int
+    changed_id: UUID
+    changed_sequence: int
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A version of the rolling summary: all of the path up to and including its anchor, in few words."""
+    """A version of the rolling summary: all of the path up to and including its anchor, in few words.
+
+    Attributes:
+        text: What has happened, as a narrative.
+        facts: What is to be remembered word for word, in the order in which it was first said; no two share a key.
+        tokens: Upper estimate of what both cost in a prompt.
+    """
 
     version: int
     anchor_id: UUID
@@ -23,6 +59,7 @@ class Summary:
     tokens: int
     model: str
     created_at: datetime
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +122,8 @@ class HotPath:
     Attributes:
         summary: Newest summary whose anchor lies on the path, or None.
         messages: Messages of the path after the summary's anchor, oldest first, unfinished replies included.
+        rebuilding: Whether a version that covered more of the path was erased and is not made anew yet.
+        erasures: Erasures of messages so far; a summary drawn from what stood before one must not be stored.
     """
 
     conversation_id: UUID
@@ -93,6 +132,8 @@ class HotPath:
     path: Path
     summary: Summary | None
     messages: tuple[Message, ...]
+    rebuilding: bool = False
+    erasures: int = 0
 
 
 class Section(StrEnum):
@@ -154,6 +195,8 @@ class ContextReport:
         summary_version, summary_anchor_id: None where no summary was used.
         summarized_through_depth: Messages 1..this of the path are inside the summary; 0 without one.
         verbatim: In the order of the prompt; the query itself is the last.
+        summary_rebuilding: Whether a newer summary was erased and is being made anew; an older one, or none, stood in.
+        fact_count: Durable facts that stood in the prompt.
         section_tokens: Upper estimate, by section.
         budget_tokens: What the prompt might have cost at most.
         assembly_micros: Time spent, embedding apart; `embedding_micros` beside it.
@@ -175,6 +218,13 @@ class ContextReport:
     assembly_micros: int = 0
     embedding_micros: int = 0
     summary_anchor_id: UUID | None = None
+    summary_rebuilding: bool = False
+    fact_count: int = 0
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """The documents' passages of the prompt, in its order: the first is number 1."""
+        return tuple(hit.citation for hit in self.hits if hit.citation is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ def report_to_proto(report: ContextReport) -> context_report_pb2.ContextReport:
         model=report.model,
         assembly_time=_duration(report.assembly_micros),
         embedding_time=_duration(report.embedding_micros),
+        summary_rebuilding=report.summary_rebuilding,
     )
 
 
@@ -84,6 +85,7 @@ def _summary(report: ContextReport) -> context_report_pb2.SummaryUse | None:
         anchor_message_id=optional_id(report.summary_anchor_id),
         message_count=report.summarized_through_depth,
         tokens=report.section_tokens.get(Section.SUMMARY, 0),
+        fact_count=report.fact_count,
     )
 
 

@@ -82,7 +82,7 @@ async def test_row_level_security_refuses_rows_for_other_users(database: Databas
 async def test_the_servers_role_cannot_put_a_table_under_the_hands_of_the_owner(database_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         await connection.execute("SET ROLE chatrpc_server")
-        await connection.execute("CREATE TEMPORARY TABLE memory_tasks (LIKE public.memory_tasks)")
+        await connection.execute("CREATE TEMPORARY TABLE memory_tasks (LIKE public.memory_tasks INCLUDING DEFAULTS)")
         await connection.execute(
             "INSERT INTO pg_temp.memory_tasks VALUES (gen_random_uuid(), gen_random_uuid(), now(), NULL, 0, 0)"
         )

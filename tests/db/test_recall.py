@@ -58,10 +58,24 @@ async def test_the_hot_path_is_the_summary_and_what_follows(database: Database, 
     ]  # fmt: skip
 
     written = await summaries.add(
-        user_id, conversation_id, previous=None, anchor=before.messages[3], text="So far.", tokens=3, model="m"
+        user_id,
+        conversation_id,
+        previous=None,
+        erasures=0,
+        anchor=before.messages[3],
+        text="So far.",
+        tokens=3,
+        model="m",
     )
     again = await summaries.add(
-        user_id, conversation_id, previous=None, anchor=before.messages[3], text="Raced.", tokens=3, model="m"
+        user_id,
+        conversation_id,
+        previous=None,
+        erasures=0,
+        anchor=before.messages[3],
+        text="Raced.",
+        tokens=3,
+        model="m",
     )
     assert again is None
     after = await recall.hot_path(user_id, conversation_id, path)
@@ -77,7 +91,14 @@ async def test_a_summary_serves_only_paths_that_hold_its_anchor(database: Databa
     messages = (await recall.hot_path(user_id, conversation_id, made[-1].path)).messages
     for anchor in (messages[1], messages[3]):
         await summaries.add(
-            user_id, conversation_id, previous=None, anchor=anchor, text=f"to {anchor.depth}", tokens=3, model="m"
+            user_id,
+            conversation_id,
+            previous=None,
+            erasures=0,
+            anchor=anchor,
+            text=f"to {anchor.depth}",
+            tokens=3,
+            model="m",
         )
     edited = await append(database, user_id, conversation_id, "edit", parent=made[0].reply.id)
     await finish(Transcript(database), user_id, edited, "answer")
@@ -125,7 +146,9 @@ async def test_one_round_trip_searches_up_to_the_summary(database: Database, use
     _, nothing = await recall.hot_path_and_search(user_id, conversation_id, path, search)
     assert nothing == []
     anchor = (await recall.hot_path(user_id, conversation_id, path)).messages[3]
-    await Summaries(database).add(user_id, conversation_id, previous=None, anchor=anchor, text="s", tokens=1, model="m")
+    await Summaries(database).add(
+        user_id, conversation_id, previous=None, erasures=0, anchor=anchor, text="s", tokens=1, model="m"
+    )
     hot, found = await recall.hot_path_and_search(user_id, conversation_id, path, search)
     assert hot.messages[0].depth == 5
     assert {c.text for c in found} == {"question 0", "question 1"}
