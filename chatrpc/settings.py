@@ -6,10 +6,11 @@ what a part depends on. `.env.example` lists every variable; a test keeps it com
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chatrpc.errors import SettingsError
@@ -74,6 +75,28 @@ class AuthSettings(_Section):
         return self
 
 
+class ProfileSettings(BaseModel):
+    """What an operator says of one model, or of all whose name matches a pattern; None leaves what is known of it.
+
+    Attributes:
+        context_window: Tokens of prompt and reply together.
+        output_reserve: Tokens of it kept for the reply.
+        tokenizer: Path of the model's `tokenizer.json`, as Hugging Face has it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context_window: int | None = Field(default=None, ge=1_024)
+    output_reserve: int | None = Field(default=None, ge=64)
+    tokenizer: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.context_window and self.output_reserve and self.output_reserve > self.context_window // 2:
+            raise ValueError("an output_reserve must be at most half of its context_window")
+        return self
+
+
 class ModelSettings(_Section):
     """The language model: any OpenAI-compatible endpoint; without one, the offline model answers."""
 
@@ -87,8 +110,30 @@ class ModelSettings(_Section):
     first_token_timeout: float = Field(default=60.0, gt=0, description="Seconds until the first token.")
     token_timeout: float = Field(default=30.0, gt=0, description="Seconds between two tokens.")
     max_retries: int = Field(default=2, ge=0, le=10, description="Retries before the first token, never after it.")
-    context_window: int = Field(default=16_384, ge=1_024, description="Tokens that the model takes, output included.")
-    output_reserve: int = Field(default=2_048, ge=64, description="Tokens of the window kept for the reply.")
+    context_window: int = Field(
+        default=16_384,
+        ge=1_024,
+        description="Tokens, output included, that a model takes of which nothing else is known, and that a server of "
+        "your own gives to open weights.",
+    )
+    output_reserve: int = Field(
+        default=2_048, ge=64, description="Tokens of such a window kept for the reply; no reply gets longer."
+    )
+    profiles: Annotated[dict[str, ProfileSettings], NoDecode] = Field(
+        default_factory=dict,
+        description="JSON object of what models take, by name or pattern, over what chatrpc knows of them: "
+        '{"my-model*": {"context_window": 32768, "output_reserve": 4096, "tokenizer": "/models/mine/tokenizer.json"}}.',
+    )
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _parse_profiles(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -255,4 +300,6 @@ def load(section: type[Section]) -> Section:
             raise SettingsError(f"{prefix}{name.upper()} is not set.") from None
         if not name:
             raise SettingsError(problem["msg"].removeprefix("Value error, ") + ".") from None
-        raise SettingsError(f"{prefix}{name.upper()}: {problem['msg']}.") from None
+        place = "".join(f" {part!r}:" for part in problem["loc"][1:])
+        problem_text = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{prefix}{name.upper()}:{place} {problem_text}.") from None
