@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from pgvector.sqlalchemy import HALFVEC
+from pgvector.sqlalchemy import HALFVEC, SPARSEVEC
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -23,13 +24,20 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    PrimaryKeyConstraint,
     SmallInteger,
     Text,
     Uuid,
 )
 from sqlalchemy import text as sql_text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+# Columns of embeddings that its primary key includes.
+LOOKED_AT_FIRST = [
+    "conversation_id", "branch", "depth", "active", "source", "collection_id", "length", "code", "terms"
+]  # fmt: skip
 
 
 class Base(DeclarativeBase):
@@ -197,22 +205,33 @@ class EmbeddingSpaceRow(Base):
 
 
 class EmbeddingRow(Base):
-    """The vector of a passage of a message.
+    """A passage of a message or of a chunk of a document: its vector and its terms.
 
+    Of a chunk, `message_id` is the chunk's id, `conversation_id` the document's, `depth` its number, and `branch` 0.
     `active` says whether other conversations may find it: whether the message lies on the active path of a remembered
-    conversation. Half precision halves the row, and a table of their own keeps vectors off the messages' pages.
+    conversation. Half precision halves the row, and a table of their own keeps vectors off the messages' pages. `code`
+    holds the vector's signs; the primary key includes all that a first look reads, so that one user's passages are read
+    from neighbouring pages, wherever among other users' their rows are.
+
+    Attributes:
+        source: 0 for a message, 1 for a chunk (`chatrpc.db.search.Source`).
+        collection_id: Of a chunk, the collection of its document, where it has one.
+        created_at: When it was said, or its document ingested.
+        length: In terms.
+        terms: By hash of a term, how often the passage holds it.
     """
 
     __tablename__ = "embeddings"
     __table_args__ = (
-        Index("embeddings_conversation_idx", "user_id", "conversation_id"),
+        PrimaryKeyConstraint("user_id", "space_id", "message_id", "passage", postgresql_include=LOOKED_AT_FIRST),
+        Index("embeddings_place_idx", "user_id", "conversation_id", "branch", "depth"),
         {"postgresql_partition_by": "HASH (user_id)"},
     )
 
-    user_id: Mapped[UUID] = mapped_column(primary_key=True)
-    space_id: Mapped[int] = mapped_column(SmallInteger, ForeignKey("embedding_spaces.id"), primary_key=True)
-    message_id: Mapped[UUID] = mapped_column(primary_key=True)
-    passage: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    user_id: Mapped[UUID]
+    space_id: Mapped[int] = mapped_column(SmallInteger, ForeignKey("embedding_spaces.id"))
+    message_id: Mapped[UUID]
+    passage: Mapped[int] = mapped_column(SmallInteger)
     conversation_id: Mapped[UUID]
     branch: Mapped[int] = mapped_column(Integer)
     depth: Mapped[int] = mapped_column(Integer)
@@ -220,6 +239,23 @@ class EmbeddingRow(Base):
     span_start: Mapped[int] = mapped_column(Integer)
     span_end: Mapped[int] = mapped_column(Integer)
     embedding: Mapped[Any] = mapped_column(HALFVEC())
+    source: Mapped[int] = mapped_column(SmallInteger, server_default=sql_text("0"))
+    collection_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
+    length: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    terms: Mapped[Any] = mapped_column(SPARSEVEC(), server_default=sql_text("'{}/1000000000'"))
+    code: Mapped[Any] = mapped_column(BIT(varying=True), Computed("binary_quantize(embedding)", persisted=True))
+
+
+class EmbeddingCountRow(Base):
+    """How many passages a user has, kept by triggers on `embeddings`; it decides how they are searched."""
+
+    __tablename__ = "embedding_counts"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "70"}},)
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    passages: Mapped[int] = mapped_column(BigInteger)
 
 
 class MemoryTaskRow(Base):
