@@ -1,4 +1,4 @@
-"""Conversations and the listing of their messages, by SQLAlchemy Core."""
+"""Conversations, the listing of their messages and what erases them, by SQLAlchemy Core."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from uuid_utils.compat import uuid7
 
@@ -18,13 +18,34 @@ from chatrpc.db.codec import message_of, settings_to_json
 from chatrpc.db.engine import Database
 from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
-from chatrpc.domain import Conversation, Message, Page, TurnSettings
-from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Reason
+from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings
+from chatrpc.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidInput, NotFound, Reason
 
 _T = TypeVar("_T")
 
 # A page ends early once its texts are this long, so that an answer stays below a gRPC message's usual 4 MiB.
 PAGE_CHARACTERS = 500_000
+
+# Other conversations find the active path of a remembered one, and nothing of a private one.
+ACTIVATE = {
+    ConversationMemory.REMEMBERED: text("""
+        UPDATE embeddings e SET active = on_path(e.branch, e.depth, c.lineage || ARRAY[c.head_branch, c.head_depth])
+        FROM conversations c
+        WHERE c.user_id = :user AND c.id = :conversation AND e.user_id = c.user_id AND e.conversation_id = c.id
+    """),
+    ConversationMemory.PRIVATE: text("""
+        UPDATE embeddings SET active = false WHERE user_id = :user AND conversation_id = :conversation AND active
+    """),
+}
+LOCK_QUOTES = text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:user AS text), 0))")
+UNQUOTE = text("""
+    UPDATE context_reports r SET report = without_passages(
+        r.report, ARRAY(SELECT m.id FROM messages m WHERE m.user_id = :user AND m.conversation_id = :conversation))
+    WHERE r.user_id = :user AND r.conversation_id <> :conversation
+      AND r.report->'hits' @> jsonb_build_array(jsonb_build_object('conversation_id', CAST(:conversation AS text)))
+""")
+ERASE = "SELECT * FROM erase_message(%s, %s, %s)"
+EXPIRED = "SELECT * FROM expired_conversations(%s, %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,7 @@ class ConversationChanges:
     title: str | None = None
     settings: TurnSettings | None = None
     labels: dict[str, str] | None = None
+    memory: ConversationMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +68,28 @@ class DeletionCounts:
     context_reports: int
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What the erasure of a message removed.
+
+    Attributes:
+        messages: Whose text is gone; 0 where it was gone before.
+        passages: Taken out of context reports.
+        context_reports: Removed as a whole: those of erased replies.
+        summaries: Versions that covered the messages.
+        title: Whether the conversation's title was the beginning of an erased text, and was emptied.
+    """
+
+    conversation_id: UUID
+    messages: int
+    vectors: int
+    lexical_entries: int
+    passages: int
+    context_reports: int
+    summaries: int
+    title: bool
+
+
 class Conversations:
     """Creates, reads, lists, changes and deletes conversations."""
 
@@ -53,7 +97,14 @@ class Conversations:
         self._database = database
 
     async def create(
-        self, user_id: UUID, *, title: str, settings: TurnSettings, labels: dict[str, str], request_id: str | None
+        self,
+        user_id: UUID,
+        *,
+        title: str,
+        settings: TurnSettings,
+        labels: dict[str, str],
+        request_id: str | None,
+        memory: ConversationMemory = ConversationMemory.REMEMBERED,
     ) -> Conversation:
         """Create a conversation, or return that of an earlier request with the same id and content.
 
@@ -61,6 +112,8 @@ class Conversations:
             AlreadyExists: The request id was used for other content.
         """
         values: dict[str, Any] = {"title": title, "settings": settings_to_json(settings), "labels": labels}
+        if memory is not ConversationMemory.REMEMBERED:
+            values["memory"] = memory.value
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
         async with self._database.session(user_id) as session:
             statement = upsert(ConversationRow).values(
@@ -75,7 +128,8 @@ class Conversations:
                     )
                 )
                 row = found.mappings().one()
-                if row["request_hash"] != digest:
+                # Erasing a message may have taken the title along, and what was made of it.
+                if row["request_hash"] not in (None, digest):
                     raise AlreadyExists(
                         Reason.REQUEST_ID_REUSED,
                         "conversation",
@@ -129,6 +183,7 @@ class Conversations:
         Raises:
             NotFound: No such conversation.
             Conflict: It is not at the expected revision.
+            FailedPrecondition: It is to become temporary, or to be no longer.
         """
         values: dict[str, Any] = {}
         if changes.title is not None:
@@ -139,26 +194,49 @@ class Conversations:
             values["labels"] = changes.labels
         async with self._database.session(user_id) as session:
             key = _key(user_id, conversation_id)
-            rows = await session.execute(select(ConversationRow.revision).where(*key).with_for_update())
-            revision = rows.scalar_one_or_none()
-            if revision is None:
+            columns = (ConversationRow.revision, ConversationRow.memory)
+            row = (await session.execute(select(*columns).where(*key).with_for_update())).one_or_none()
+            if row is None:
                 raise _not_found(conversation_id)
+            revision, memory = row
             if expected_revision is not None and revision != expected_revision:
                 raise Conflict(
                     Reason.REVISION_CONFLICT,
                     f"The conversation is at revision {revision}, not {expected_revision}; read it again.",
                 )
+            if changes.memory is not None and changes.memory != memory:
+                if ConversationMemory.TEMPORARY in (changes.memory, memory):
+                    raise FailedPrecondition(
+                        Reason.MEMORY_FIXED,
+                        "Whether a conversation is temporary is decided when it is created; create another one.",
+                    )
+                values["memory"] = changes.memory.value
+                await session.execute(ACTIVATE[changes.memory], {"user": user_id, "conversation": conversation_id})
             statement = update(ConversationRow).where(*key).values(revision=revision + 1, **values)
             changed = await session.execute(statement.values(updated_at=func.now()).returning(ConversationRow))
             return conversation_of(dict(changed.mappings().one()))
 
-    async def delete(self, user_id: UUID, conversation_id: UUID) -> DeletionCounts:
-        """Delete a conversation with all that was derived from it. Raises NotFound."""
+    async def delete(
+        self, user_id: UUID, conversation_id: UUID, *, unchanged_for: timedelta | None = None
+    ) -> DeletionCounts:
+        """Delete a conversation with all that was derived from it. Raises NotFound.
+
+        Args:
+            unchanged_for: Only if its last change is longer ago; else NotFound.
+        """
         async with self._database.session(user_id) as session:
             key = _key(user_id, conversation_id)
-            locked = await session.execute(select(ConversationRow.id).where(*key).with_for_update())
-            if locked.scalar_one_or_none() is None:
+            # As in the SQL functions finish_reply and erase_message: before the lock on the conversation.
+            await session.execute(LOCK_QUOTES, {"user": user_id})
+            query = select(ConversationRow.memory).where(*key).with_for_update()
+            if unchanged_for is not None:
+                query = query.where(ConversationRow.updated_at < func.now() - unchanged_for)
+            memory = (await session.execute(query)).scalar_one_or_none()
+            if memory is None:
                 raise _not_found(conversation_id)
+            # Nobody else has ever found a passage of a temporary conversation.
+            if memory != ConversationMemory.TEMPORARY:
+                await session.execute(UNQUOTE, {"user": user_id, "conversation": conversation_id})
             counts = []
             for table in (MessageRow, SummaryRow, EmbeddingRow, ContextReportRow):
                 removed = await session.execute(
@@ -167,6 +245,33 @@ class Conversations:
                 counts.append(removed.rowcount)
             await session.execute(delete(ConversationRow).where(*key))
         return DeletionCounts(*counts)
+
+    async def expired(self, unchanged_for: timedelta, limit: int) -> Sequence[tuple[UUID, UUID]]:
+        """Temporary conversations of any user whose last change is longer ago, as `(user, conversation)`."""
+        async with self._database.unbound() as connection:
+            cursor = await connection.execute(EXPIRED, (unchanged_for, limit))
+            return [(row["user_id"], row["conversation_id"]) for row in await cursor.fetchall()]
+
+    async def erase_message(self, user_id: UUID, message_id: UUID, *, include_reply: bool) -> Erased:
+        """Erase the text of a message, and of its reply if asked to, with all that was derived from them.
+
+        Raises:
+            NotFound: No such message.
+        """
+        row = await self._database.call(ERASE, (user_id, message_id, include_reply))
+        assert row is not None  # A function with OUT parameters returns one row.
+        if row["conversation"] is None:
+            raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
+        return Erased(
+            conversation_id=row["conversation"],
+            messages=row["erased_messages"],
+            vectors=row["erased_vectors"],
+            lexical_entries=row["erased_lexical_entries"],
+            passages=row["erased_passages"],
+            context_reports=row["erased_reports"],
+            summaries=row["erased_summaries"],
+            title=row["erased_title"],
+        )
 
     async def messages(
         self,

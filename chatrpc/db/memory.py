@@ -27,8 +27,9 @@ UPDATE memory_tasks SET
 WHERE user_id = %(user)s AND conversation_id = %(conversation)s
 """
 UNEMBEDDED = f"""
-SELECT {MESSAGE_COLUMNS} FROM messages m
-WHERE m.user_id = %(user)s AND m.conversation_id = %(conversation)s AND m.sequence > %(after)s AND m.state <> 'pending'
+SELECT {MESSAGE_COLUMNS} FROM messages m JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
+WHERE m.user_id = %(user)s AND m.conversation_id = %(conversation)s AND m.sequence > %(after)s
+  AND m.state NOT IN ('pending', 'erased') AND c.memory <> 'temporary'
 ORDER BY m.sequence LIMIT %(limit)s
 """
 

@@ -25,6 +25,7 @@ from chatrpc.db.engine import Database
 from chatrpc.domain import (
     Accepted,
     ContextReport,
+    ConversationMemory,
     FinishReason,
     Message,
     MessageState,
@@ -51,7 +52,7 @@ RETURNING attempt
 """
 REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
 TURN = f"""
-SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, coalesce(b.lineage, '{{}}') AS lineage,
+SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, c.memory, coalesce(b.lineage, '{{}}') AS lineage,
        p.state AS parent_state
 FROM messages r
 JOIN messages m ON m.user_id = r.user_id AND m.id = r.parent_id
@@ -196,6 +197,7 @@ class Transcript:
             revision_before=row["revision_before"],
             settings=settings_from_json(row["settings"]),
             turn_settings=message.settings,
+            memory=ConversationMemory(row["memory"]),
         )
 
     async def _accepted_before(self, user_id: UUID, conversation_id: UUID, message_id: UUID) -> Accepted:
@@ -224,6 +226,7 @@ class Transcript:
             revision_before=row["revision"],
             settings=settings_from_json(row["settings"]),
             turn_settings=settings_from_json(row["turn_settings"]),
+            memory=ConversationMemory(row["memory"]),
         )
 
     async def begin_attempt(self, user_id: UUID, reply_id: UUID, owner: UUID) -> int | None:

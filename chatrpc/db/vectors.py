@@ -25,9 +25,10 @@ ADD = """
 INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active,
                         span_start, span_end, embedding)
 SELECT m.user_id, %s, m.id, %s, m.conversation_id, m.branch, m.depth,
-       on_path(m.branch, m.depth, c.lineage || ARRAY[c.head_branch, c.head_depth]), %s, %s, %s
+       c.memory = 'remembered' AND on_path(m.branch, m.depth, c.lineage || ARRAY[c.head_branch, c.head_depth]),
+       %s, %s, %s
 FROM messages m JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
-WHERE m.user_id = %s AND m.id = %s
+WHERE m.user_id = %s AND m.id = %s AND m.state <> 'erased' AND c.memory <> 'temporary'
 ON CONFLICT (user_id, space_id, message_id, passage) DO UPDATE SET
     span_start = excluded.span_start, span_end = excluded.span_end, embedding = excluded.embedding
 """

@@ -20,8 +20,16 @@ class Sampling:
     max_output_tokens: int | None = None
 
 
+class ConversationMemory(StrEnum):
+    """What becomes of what is said in a conversation: PRIVATE is found from nowhere else, TEMPORARY from nowhere."""
+
+    REMEMBERED = "remembered"
+    PRIVATE = "private"
+    TEMPORARY = "temporary"
+
+
 class MemoryScope(StrEnum):
-    """Where retrieval looks."""
+    """Where retrieval looks: everywhere, or in this conversation alone."""
 
     USER = "user"
     CONVERSATION = "conversation"
@@ -36,13 +44,18 @@ class RetrievalMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TurnSettings:
-    """What a conversation sets for its turns, and a turn may set for itself; None leaves the outer value."""
+    """What a conversation sets for its turns, and a turn may set for itself; None leaves the outer value.
+
+    Attributes:
+        documents: Whether retrieval looks into documents; None everywhere leaves it to the memory scope.
+    """
 
     system_instruction: str | None = None
     model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     memory_scope: MemoryScope | None = None
     retrieval_mode: RetrievalMode | None = None
+    documents: bool | None = None
 
     def over(self, outer: TurnSettings) -> TurnSettings:
         """These settings, with the outer ones where these say nothing."""
@@ -60,6 +73,29 @@ class TurnSettings:
             ),
             memory_scope=pick(self.memory_scope, outer.memory_scope),
             retrieval_mode=pick(self.retrieval_mode, outer.retrieval_mode),
+            documents=pick(self.documents, outer.documents),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far one turn's retrieval reaches beyond the older part of its own conversation.
+
+    Attributes:
+        elsewhere: Into the active paths of the user's other conversations, as far as these are REMEMBERED.
+        documents: Into documents.
+    """
+
+    elsewhere: bool
+    documents: bool
+
+    @classmethod
+    def of(cls, settings: TurnSettings, memory: ConversationMemory) -> Reach:
+        """The reach of a turn with these settings, the conversation's included, in a conversation of this memory."""
+        everywhere = settings.memory_scope is not MemoryScope.CONVERSATION
+        return cls(
+            elsewhere=everywhere and memory is not ConversationMemory.TEMPORARY,
+            documents=everywhere if settings.documents is None else settings.documents,
         )
 
 
@@ -85,6 +121,7 @@ class Conversation:
     message_count: int
     created_at: datetime
     updated_at: datetime
+    memory: ConversationMemory = ConversationMemory.REMEMBERED
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ class Role(StrEnum):
 
 
 class MessageState(StrEnum):
-    """How far a message has come. A user's message is COMPLETE at once; a reply starts PENDING."""
+    """How far a message has come: a user's is COMPLETE at once, a reply starts PENDING, and ERASED is a tombstone."""
 
     PENDING = "pending"
     COMPLETE = "complete"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    ERASED = "erased"
 
     @property
     def finished(self) -> bool:

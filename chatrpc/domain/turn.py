@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from chatrpc.domain.conversation import Path, TurnSettings
+from chatrpc.domain.conversation import ConversationMemory, Path, TurnSettings
 from chatrpc.domain.message import Message, Part
 
 
@@ -36,6 +36,7 @@ class Accepted:
         revision_before: Revision that the append found; a cached hot path of this revision is not stale.
         settings: The conversation's settings.
         turn_settings: The settings stored for this turn: those of the first send.
+        memory: The conversation's.
     """
 
     message: Message
@@ -46,3 +47,4 @@ class Accepted:
     revision_before: int
     settings: TurnSettings
     turn_settings: TurnSettings
+    memory: ConversationMemory = ConversationMemory.REMEMBERED

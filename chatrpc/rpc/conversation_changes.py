@@ -10,13 +10,14 @@ from chatapi.v1.conversation_service_pb2 import UpdateConversationRequest
 from chatrpc.db.conversations import ConversationChanges, Conversations
 from chatrpc.domain import Conversation, TurnSettings
 from chatrpc.errors import Conflict, InvalidInput
-from chatrpc.rpc.convert import settings_from_proto
+from chatrpc.rpc.convert import memory_from_proto, settings_from_proto
 
-_SETTINGS = ("system_instruction", "model", "sampling", "memory_scope", "retrieval_mode")
+_SETTINGS = ("system_instruction", "model", "sampling", "memory_scope", "retrieval_mode", "documents")
 _SAMPLING = ("temperature", "top_p", "max_output_tokens")
 PATHS = (
     "title",
     "labels",
+    "memory",
     "settings",
     *(f"settings.{name}" for name in _SETTINGS),
     *(f"settings.sampling.{name}" for name in _SAMPLING),
@@ -33,7 +34,7 @@ async def update_conversation(
 
     Raises:
         InvalidInput: The id is missing, or the mask is empty or names something else.
-        NotFound, Conflict: As `Conversations.update`.
+        NotFound, Conflict, FailedPrecondition: As `Conversations.update`.
     """
     paths = _paths(request)
     conversation_id = UUID(request.conversation.id)
@@ -72,6 +73,7 @@ def _changes(request: UpdateConversationRequest, paths: frozenset[str], current:
         settings=_settings(settings_from_proto(asked.settings), paths, current)
         if any(path.startswith("settings") for path in paths)
         else None,
+        memory=memory_from_proto(asked.memory) if "memory" in paths else None,
     )
 
 

@@ -14,7 +14,13 @@ from chatrpc.db.conversations import Conversations
 from chatrpc.db.reports import Reports
 from chatrpc.rpc.call import current_caller
 from chatrpc.rpc.conversation_changes import update_conversation
-from chatrpc.rpc.convert import conversation_to_proto, message_to_proto, parts_from_proto, settings_from_proto
+from chatrpc.rpc.convert import (
+    conversation_to_proto,
+    memory_from_proto,
+    message_to_proto,
+    parts_from_proto,
+    settings_from_proto,
+)
 from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
 from chatrpc.rpc.page_token import next_page_token, page_of
 from chatrpc.turns.service import Turns
@@ -43,6 +49,7 @@ class ConversationServicer(ConversationServiceServicer):
             settings=settings_from_proto(asked.settings),
             labels=dict(asked.labels),
             request_id=request.request_id or None,
+            memory=memory_from_proto(asked.memory),
         )
         return pb.CreateConversationResponse(conversation=conversation_to_proto(conversation))
 
@@ -83,6 +90,22 @@ class ConversationServicer(ConversationServiceServicer):
             summaries=counts.summaries,
             vectors=counts.vectors,
             context_reports=counts.context_reports,
+        )
+
+    async def EraseMessage(self, request: pb.EraseMessageRequest, context: _Context) -> pb.EraseMessageResponse:
+        user_id, message_id = current_caller().user_id, UUID(request.message_id)
+        # Readers here hear of an end; elsewhere the erasure takes the reply out of the hands of who writes it.
+        await self._turns.stop(user_id, message_id)
+        erased = await self._conversations.erase_message(user_id, message_id, include_reply=request.include_reply)
+        self._assembler.forget(user_id, erased.conversation_id)
+        return pb.EraseMessageResponse(
+            messages=erased.messages,
+            vectors=erased.vectors,
+            lexical_entries=erased.lexical_entries,
+            passages=erased.passages,
+            context_reports=erased.context_reports,
+            summaries=erased.summaries,
+            title_erased=erased.title,
         )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: _Context) -> pb.ListMessagesResponse:

@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chatrpc.domain import (
     Conversation,
+    ConversationMemory,
     FinishReason,
     MemoryScope,
     Message,
@@ -45,8 +46,16 @@ _MODES: dict[RetrievalMode | None, message_pb2.RetrievalMode.ValueType] = {
     None: message_pb2.RETRIEVAL_MODE_UNSPECIFIED,
     **{mode: message_pb2.RetrievalMode.Value(f"RETRIEVAL_MODE_{mode.name}") for mode in RetrievalMode},
 }
+_MEMORIES: dict[ConversationMemory | None, conversation_pb2.ConversationMemory.ValueType] = {
+    None: conversation_pb2.CONVERSATION_MEMORY_UNSPECIFIED,
+    **{
+        memory: conversation_pb2.ConversationMemory.Value(f"CONVERSATION_MEMORY_{memory.name}")
+        for memory in ConversationMemory
+    },
+}
 _SCOPE_OF = {number: scope for scope, number in _SCOPES.items()}
 _MODE_OF = {number: mode for mode, number in _MODES.items()}
+_MEMORY_OF = {number: memory for memory, number in _MEMORIES.items()}
 
 
 def timestamp(moment: datetime) -> Timestamp:
@@ -82,6 +91,7 @@ def settings_to_proto(settings: TurnSettings) -> message_pb2.TurnSettings:
         ),
         memory_scope=_SCOPES[settings.memory_scope],
         retrieval_mode=_MODES[settings.retrieval_mode],
+        documents=settings.documents,
     )
 
 
@@ -97,7 +107,12 @@ def settings_from_proto(settings: message_pb2.TurnSettings) -> TurnSettings:
         ),
         memory_scope=_SCOPE_OF[settings.memory_scope],
         retrieval_mode=_MODE_OF[settings.retrieval_mode],
+        documents=settings.documents if settings.HasField("documents") else None,
     )
+
+
+def memory_from_proto(memory: conversation_pb2.ConversationMemory.ValueType) -> ConversationMemory:
+    return _MEMORY_OF[memory] or ConversationMemory.REMEMBERED
 
 
 def message_to_proto(message: Message) -> message_pb2.Message:
@@ -140,6 +155,7 @@ def conversation_to_proto(conversation: Conversation) -> conversation_pb2.Conver
         message_count=conversation.message_count,
         create_time=timestamp(conversation.created_at),
         update_time=timestamp(conversation.updated_at),
+        memory=_MEMORIES[conversation.memory],
     )
 
 

@@ -6,7 +6,7 @@ from chatapi.v1 import chat_service_pb2
 
 from chatrpc.domain import Accepted
 from chatrpc.rpc.convert import message_to_proto
-from chatrpc.rpc.convert_report import report_to_proto
+from chatrpc.rpc.convert_report import citation_to_proto, report_to_proto
 from chatrpc.rpc.status import status_of
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
 
@@ -32,8 +32,9 @@ def write_event(event: ReplyEvent, said: chat_service_pb2.ReplyEvent) -> None:
             said.delta.text = text
         case ContextBuilt(report):
             said.context_report.CopyFrom(report_to_proto(report))
-        case Completed(message):
+        case Completed(message, citations):
             said.completed.message.CopyFrom(message_to_proto(message))
+            said.completed.citations.extend(map(citation_to_proto, citations))
         case Failed(error, message):
             said.failed.status.CopyFrom(status_of(error))
             said.failed.message.CopyFrom(message_to_proto(message))

@@ -110,8 +110,10 @@ def _passage(hit: Hit) -> context_report_pb2.RetrievedPassage:
 
 
 def _citation(citation: Citation | None) -> context_report_pb2.Citation | None:
-    if citation is None:
-        return None
+    return None if citation is None else citation_to_proto(citation)
+
+
+def citation_to_proto(citation: Citation) -> context_report_pb2.Citation:
     return context_report_pb2.Citation(
         document_id=str(citation.document_id),
         collection_id=optional_id(citation.collection_id),

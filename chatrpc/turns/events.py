@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from chatrpc.domain import ContextReport, Message
+from chatrpc.domain import Citation, ContextReport, Message
 from chatrpc.errors import ChatError
 
 
@@ -28,9 +28,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The reply is stored, complete or cancelled; the last event."""
+    """The reply is stored, complete, cancelled or erased since; the last event.
+
+    Attributes:
+        citations: The documents' passages that stood in the prompt, in its order.
+    """
 
     message: Message
+    citations: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

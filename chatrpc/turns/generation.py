@@ -101,6 +101,11 @@ class Generation:
         self._superseded = False
         self._saved_deltas = 0
 
+    @property
+    def message_ids(self) -> frozenset[UUID]:
+        """The message that is answered, and the reply."""
+        return frozenset((self._accepted.message.id, self._accepted.reply.id))
+
     def cancel(self) -> None:
         """Stop the model; the text so far is stored."""
         self._cancelled = True
@@ -256,7 +261,8 @@ class Generation:
             raise SupersededError
         reply, revision_before = written
         self._parts.assembler.finished(self.user_id, reply, revision_before)
-        self.log.append(Completed(reply) if reason is None else Failed(failure(reason), reply))
+        citations = () if self._report is None else self._report.citations
+        self.log.append(Completed(reply, citations) if reason is None else Failed(failure(reason), reply))
         self._parts.on_finished()
 
     async def _written(self, finished: FinishedReply) -> tuple[Message, int] | None:

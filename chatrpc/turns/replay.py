@@ -1,4 +1,7 @@
-"""The events of a finished reply, told again from what is stored, the same as they were told live."""
+"""The events of a finished reply, told again from what is stored, the same as they were told live.
+
+Of an erased reply nothing is left to tell but its end.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ def replay(reply: Message, report: ContextReport | None) -> list[ReplyEvent]:
 def _events(
     reply: Message, report: ContextReport | None
 ) -> Iterator[Restarted | ContextBuilt | Delta | Completed | Failed]:
+    if reply.state is MessageState.ERASED:
+        yield Completed(reply)
+        return
     if reply.attempt > 1:
         yield Restarted()
     if report is not None:
@@ -30,7 +36,7 @@ def _events(
     if reply.state is MessageState.FAILED:
         yield Failed(failure(Reason(reply.error_reason or Reason.INTERNAL)), reply)
     else:
-        yield Completed(reply)
+        yield Completed(reply, () if report is None else report.citations)
 
 
 def failure(reason: Reason) -> ChatError:

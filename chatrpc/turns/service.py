@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -16,7 +16,7 @@ from chatrpc.context.query import PendingQuery
 from chatrpc.db.reports import Reports
 from chatrpc.db.transcript import FinishedReply
 from chatrpc.domain import Accepted, Caller, FinishReason, Message, MessageState, OutgoingMessage, Usage
-from chatrpc.errors import NotFound, Unavailable
+from chatrpc.errors import ChatError, NotFound, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
 from chatrpc.turns.events import ReplyEvent
@@ -197,6 +197,15 @@ class Turns:
             if running.user_id == user_id and running.conversation_id == conversation_id:
                 running.cancel()
 
+    async def stop(self, user_id: UUID, message_id: UUID) -> None:
+        """Stop the reply to a message, or that is it, where this process generates it, and wait until it has ended."""
+        for running in list(self._running.values()):
+            if running.user_id == user_id and message_id in running.message_ids:
+                running.cancel()
+                with suppress(ChatError):
+                    async for _ in running.log.read(0):
+                        pass
+
     async def drain(self, grace: float) -> None:
         """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
         loop = asyncio.get_running_loop()
@@ -275,6 +284,9 @@ class Turns:
             report = None
         events = replay(reply, report)
         position = after_sequence if attempt == reply.attempt else 0
+        if reply.state is MessageState.ERASED:
+            # Whatever was told of it before, all that can be told now is that it is erased.
+            position = 0
         if position > len(events):
             raise beyond_the_end(position, len(events))
         return _iterate(events[position:])

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 
 from chatrpc.domain import (
+    Citation,
     ContextReport,
     Conversation,
+    ConversationMemory,
     Dropped,
     DropReason,
     FinishReason,
@@ -48,6 +50,7 @@ turn_settings = st.builds(
     sampling=samplings,
     memory_scope=st.none() | st.sampled_from(MemoryScope),
     retrieval_mode=st.none() | st.sampled_from(RetrievalMode),
+    documents=st.none() | st.booleans(),
 )
 usages = st.builds(Usage, counts, counts, counts, st.booleans())
 messages = st.builds(
@@ -95,6 +98,17 @@ conversations = st.builds(
     message_count=counts,
     created_at=moments,
     updated_at=moments,
+    memory=st.sampled_from(ConversationMemory),
+)
+citations = st.builds(
+    Citation,
+    document_id=ids,
+    collection_id=st.none() | ids,
+    title=texts,
+    headings=st.lists(texts, max_size=3).map(tuple),
+    start=counts,
+    end=counts,
+    page=counts,
 )
 hits = st.builds(
     Hit,

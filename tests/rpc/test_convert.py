@@ -31,6 +31,7 @@ from chatrpc.domain import (
 from chatrpc.errors import NotFound, Reason
 from chatrpc.rpc.convert import (
     conversation_to_proto,
+    memory_from_proto,
     message_to_proto,
     outgoing_from_proto,
     parts_from_proto,
@@ -39,7 +40,7 @@ from chatrpc.rpc.convert import (
     settings_to_proto,
 )
 from chatrpc.rpc.convert_event import write_event
-from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
+from chatrpc.rpc.convert_report import citation_to_proto, prompt_to_proto, report_to_proto
 from chatrpc.rpc.status import status_of
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
 from tests.rpc import samples
@@ -194,6 +195,7 @@ def test_a_conversation_is_told_whole(conversation: Conversation) -> None:
             message_count=said.message_count,
             created_at=moment(said.create_time),
             updated_at=moment(said.update_time),
+            memory=memory_from_proto(said.memory),
         )
         == conversation
     )
@@ -205,11 +207,17 @@ def test_every_kind_of_event_bears_its_name_and_content(
 ) -> None:
     message = data.draw(samples.messages)
     report = data.draw(samples.reports())
+    citations = tuple(data.draw(st.lists(samples.citations, max_size=2)))
     error = NotFound(Reason.MESSAGE_NOT_FOUND, "message", "m")
     expected = {
         "delta": (Delta("word"), chat_service_pb2.TextDelta(text="word")),
         "context_report": (ContextBuilt(report), report_to_proto(report)),
-        "completed": (Completed(message), chat_service_pb2.ReplyCompleted(message=message_to_proto(message))),
+        "completed": (
+            Completed(message, citations),
+            chat_service_pb2.ReplyCompleted(
+                message=message_to_proto(message), citations=map(citation_to_proto, citations)
+            ),
+        ),
         "failed": (
             Failed(error, message),
             chat_service_pb2.ReplyFailed(status=status_of(error), message=message_to_proto(message)),

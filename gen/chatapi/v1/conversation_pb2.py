@@ -27,7 +27,7 @@ from chatapi.v1 import message_pb2 as chatapi_dot_v1_dot_message__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hatapi/v1/conversation.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63hatapi/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n\x0c\x43onversation\x12\x17\n\x02id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12*\n\x08settings\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12^\n\x06labels\x18\x04 \x03(\x0b\x32$.chatapi.v1.Conversation.LabelsEntryB(\xbaH%\x9a\x01\"\x10\x10\"\x17r\x15\x32\x13^[a-z0-9_.-]{1,63}$*\x05r\x03\x18\x80\x02\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x17\n\x0fhead_message_id\x18\x06 \x01(\t\x12\x15\n\rmessage_count\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hatapi/v1/conversation.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63hatapi/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n\x0c\x43onversation\x12\x17\n\x02id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12*\n\x08settings\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12^\n\x06labels\x18\x04 \x03(\x0b\x32$.chatapi.v1.Conversation.LabelsEntryB(\xbaH%\x9a\x01\"\x10\x10\"\x17r\x15\x32\x13^[a-z0-9_.-]{1,63}$*\x05r\x03\x18\x80\x02\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x17\n\x0fhead_message_id\x18\x06 \x01(\t\x12\x15\n\rmessage_count\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06memory\x18\n \x01(\x0e\x32\x1e.chatapi.v1.ConversationMemoryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xa1\x01\n\x12\x43onversationMemory\x12#\n\x1f\x43ONVERSATION_MEMORY_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43ONVERSATION_MEMORY_REMEMBERED\x10\x01\x12\x1f\n\x1b\x43ONVERSATION_MEMORY_PRIVATE\x10\x02\x12!\n\x1d\x43ONVERSATION_MEMORY_TEMPORARY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONVERSATION'].fields_by_name['title']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_CONVERSATION'].fields_by_name['labels']._loaded_options = None
   _globals['_CONVERSATION'].fields_by_name['labels']._serialized_options = b'\272H%\232\001\"\020\020\"\027r\0252\023^[a-z0-9_.-]{1,63}$*\005r\003\030\200\002'
+  _globals['_CONVERSATION'].fields_by_name['memory']._loaded_options = None
+  _globals['_CONVERSATION'].fields_by_name['memory']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_CONVERSATIONMEMORY']._serialized_start=610
+  _globals['_CONVERSATIONMEMORY']._serialized_end=771
   _globals['_CONVERSATION']._serialized_start=134
-  _globals['_CONVERSATION']._serialized_end=549
-  _globals['_CONVERSATION_LABELSENTRY']._serialized_start=504
-  _globals['_CONVERSATION_LABELSENTRY']._serialized_end=549
+  _globals['_CONVERSATION']._serialized_end=607
+  _globals['_CONVERSATION_LABELSENTRY']._serialized_start=562
+  _globals['_CONVERSATION_LABELSENTRY']._serialized_end=607
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,40 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ConversationMemory:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConversationMemoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConversationMemory.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONVERSATION_MEMORY_UNSPECIFIED: _ConversationMemory.ValueType  # 0
+    """CONVERSATION_MEMORY_REMEMBERED in requests; never sent."""
+    CONVERSATION_MEMORY_REMEMBERED: _ConversationMemory.ValueType  # 1
+    """The user's other conversations find its passages."""
+    CONVERSATION_MEMORY_PRIVATE: _ConversationMemory.ValueType  # 2
+    """Its passages are found only from within itself. It finds those of the other conversations."""
+    CONVERSATION_MEMORY_TEMPORARY: _ConversationMemory.ValueType  # 3
+    """Nothing of it is embedded or found from anywhere, and it finds nothing of the user's other conversations, whatever
+    its settings say; documents it finds as they say. It is deleted by itself some time after its last change (24 hours
+    unless configured).
+    """
+
+class ConversationMemory(_ConversationMemory, metaclass=_ConversationMemoryEnumTypeWrapper):
+    """What becomes of what is said in a conversation, beyond the conversation itself."""
+
+CONVERSATION_MEMORY_UNSPECIFIED: ConversationMemory.ValueType  # 0
+"""CONVERSATION_MEMORY_REMEMBERED in requests; never sent."""
+CONVERSATION_MEMORY_REMEMBERED: ConversationMemory.ValueType  # 1
+"""The user's other conversations find its passages."""
+CONVERSATION_MEMORY_PRIVATE: ConversationMemory.ValueType  # 2
+"""Its passages are found only from within itself. It finds those of the other conversations."""
+CONVERSATION_MEMORY_TEMPORARY: ConversationMemory.ValueType  # 3
+"""Nothing of it is embedded or found from anywhere, and it finds nothing of the user's other conversations, whatever
+its settings say; documents it finds as they say. It is deleted by itself some time after its last change (24 hours
+unless configured).
+"""
+Global___ConversationMemory: _TypeAlias = ConversationMemory  # noqa: Y015
 
 @_typing.final
 class Conversation(_message.Message):
@@ -55,6 +90,7 @@ class Conversation(_message.Message):
     MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Server-assigned UUIDv7; ignored in requests that create."""
     title: _builtins.str
@@ -65,6 +101,10 @@ class Conversation(_message.Message):
     """The last message of the active path; empty before the first. Output only."""
     message_count: _builtins.int
     """Messages stored, over all branches. Output only."""
+    memory: Global___ConversationMemory.ValueType
+    """What becomes of what is said in it. REMEMBERED and PRIVATE can be exchanged for each other later; TEMPORARY is
+    decided when it is created, and stays.
+    """
     @_builtins.property
     def settings(self) -> _message_pb2.TurnSettings:
         """What its turns start from."""
@@ -93,10 +133,11 @@ class Conversation(_message.Message):
         message_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        memory: Global___ConversationMemory.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "head_message_id", b"head_message_id", "id", b"id", "labels", b"labels", "message_count", b"message_count", "revision", b"revision", "settings", b"settings", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "head_message_id", b"head_message_id", "id", b"id", "labels", b"labels", "memory", b"memory", "message_count", b"message_count", "revision", b"revision", "settings", b"settings", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

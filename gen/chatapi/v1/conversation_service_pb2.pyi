@@ -34,7 +34,7 @@ class CreateConversationRequest(_message.Message):
     """Chosen by the client, at most 128 characters; makes retries safe."""
     @_builtins.property
     def conversation(self) -> _conversation_pb2.Conversation:
-        """Title, settings and labels are taken, the rest is assigned."""
+        """Title, settings, labels and memory are taken, the rest is assigned."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class UpdateConversationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Any of `title`, `labels`, `settings` and the fields of settings and sampling, such as `settings.model`."""
+        """Any of `title`, `labels`, `memory`, `settings` and the fields of settings and sampling, such as `settings.model`."""
 
     def __init__(
         self,
@@ -317,6 +317,78 @@ class DeleteConversationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteConversationResponse: _TypeAlias = DeleteConversationResponse  # noqa: Y015
+
+@_typing.final
+class EraseMessageRequest(_message.Message):
+    """Which message to erase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_REPLY_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """Its id; that of a reply is its reply_id."""
+    include_reply: _builtins.bool
+    """Erase the reply to it as well, where it is the user's."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        include_reply: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_reply", b"include_reply", "message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseMessageRequest: _TypeAlias = EraseMessageRequest  # noqa: Y015
+
+@_typing.final
+class EraseMessageResponse(_message.Message):
+    """What was erased: nothing of it is stored any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    LEXICAL_ENTRIES_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    CONTEXT_REPORTS_FIELD_NUMBER: _builtins.int
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    TITLE_ERASED_FIELD_NUMBER: _builtins.int
+    messages: _builtins.int
+    """Messages whose text was erased: 0 where they were erased before."""
+    vectors: _builtins.int
+    """Their vectors."""
+    lexical_entries: _builtins.int
+    """Their entries in the index of words."""
+    passages: _builtins.int
+    """Passages of them that were taken out of context reports."""
+    context_reports: _builtins.int
+    """Context reports removed: those of erased replies."""
+    summaries: _builtins.int
+    """Summary versions that covered them."""
+    title_erased: _builtins.bool
+    """True where the conversation's title was the beginning of an erased text, and was emptied."""
+    def __init__(
+        self,
+        *,
+        messages: _builtins.int = ...,
+        vectors: _builtins.int = ...,
+        lexical_entries: _builtins.int = ...,
+        passages: _builtins.int = ...,
+        context_reports: _builtins.int = ...,
+        summaries: _builtins.int = ...,
+        title_erased: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_reports", b"context_reports", "lexical_entries", b"lexical_entries", "messages", b"messages", "passages", b"passages", "summaries", b"summaries", "title_erased", b"title_erased", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseMessageResponse: _TypeAlias = EraseMessageResponse  # noqa: Y015
 
 @_typing.final
 class ListMessagesRequest(_message.Message):

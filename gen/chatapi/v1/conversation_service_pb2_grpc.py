@@ -61,6 +61,11 @@ class ConversationServiceStub:
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.FromString,
                 _registered_method=True)
+        self.EraseMessage = channel.unary_unary(
+                '/chatapi.v1.ConversationService/EraseMessage',
+                request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageResponse.FromString,
+                _registered_method=True)
         self.ListMessages = channel.unary_unary(
                 '/chatapi.v1.ConversationService/ListMessages',
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.SerializeToString,
@@ -111,15 +116,33 @@ class ConversationServiceServicer:
 
     def UpdateConversation(self, request, context):
         """Changes the fields that update_mask names. Errors: NOT_FOUND, INVALID_ARGUMENT (unknown or output-only path),
-        ABORTED (expected_revision is given and not the current one).
+        ABORTED (expected_revision is given and not the current one), FAILED_PRECONDITION (the memory of a temporary
+        conversation, or TEMPORARY for one that is not).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports. A running reply
-        is stopped. Errors: NOT_FOUND.
+        """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports, and its passages in
+        the reports of other conversations. A running reply is stopped. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseMessage(self, request, context):
+        """Erases the text of one message and all that was derived from it: its vectors, its passages in context reports,
+        every summary that covered it with the facts in it, and the conversation's title where that is the beginning of the
+        text. A tombstone stays, with the message's place and its client_message_id: ListMessages shows it as ERASED,
+        contexts pass over it, and a resend with the key attaches to it. Summaries are made anew from what remains; until
+        then the messages stand word for word in contexts, or an older summary does.
+
+        A reply that is being written to the message, or that is the message, is stopped first. What a model has written
+        about the message stays: name its reply, too, or set include_reply. An erased message may be erased again, which
+        changes nothing.
+
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the same call succeeds later).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +202,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.DeleteConversation,
                     request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.SerializeToString,
+            ),
+            'EraseMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseMessage,
+                    request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageResponse.SerializeToString,
             ),
             'ListMessages': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMessages,
@@ -333,6 +361,33 @@ class ConversationService:
             '/chatapi.v1.ConversationService/DeleteConversation',
             chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
             chatapi_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatapi.v1.ConversationService/EraseMessage',
+            chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageRequest.SerializeToString,
+            chatapi_dot_v1_dot_conversation__service__pb2.EraseMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

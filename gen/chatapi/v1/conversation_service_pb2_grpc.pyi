@@ -50,11 +50,25 @@ class ConversationServiceStub:
     """
     UpdateConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.UpdateConversationResponse]
     """Changes the fields that update_mask names. Errors: NOT_FOUND, INVALID_ARGUMENT (unknown or output-only path),
-    ABORTED (expected_revision is given and not the current one).
+    ABORTED (expected_revision is given and not the current one), FAILED_PRECONDITION (the memory of a temporary
+    conversation, or TEMPORARY for one that is not).
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.DeleteConversationResponse]
-    """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports. A running reply
-    is stopped. Errors: NOT_FOUND.
+    """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports, and its passages in
+    the reports of other conversations. A running reply is stopped. Errors: NOT_FOUND.
+    """
+    EraseMessage: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.EraseMessageRequest, _conversation_service_pb2.EraseMessageResponse]
+    """Erases the text of one message and all that was derived from it: its vectors, its passages in context reports,
+    every summary that covered it with the facts in it, and the conversation's title where that is the beginning of the
+    text. A tombstone stays, with the message's place and its client_message_id: ListMessages shows it as ERASED,
+    contexts pass over it, and a resend with the key attaches to it. Summaries are made anew from what remains; until
+    then the messages stand word for word in contexts, or an older summary does.
+
+    A reply that is being written to the message, or that is the message, is stopped first. What a model has written
+    about the message stays: name its reply, too, or set include_reply. An erased message may be erased again, which
+    changes nothing.
+
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the same call succeeds later).
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessagesRequest, _conversation_service_pb2.ListMessagesResponse]
     """Lists messages of the active path in order, or of all branches in order of acceptance.
@@ -94,11 +108,25 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     """
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.UpdateConversationResponse]  # type: ignore[assignment]
     """Changes the fields that update_mask names. Errors: NOT_FOUND, INVALID_ARGUMENT (unknown or output-only path),
-    ABORTED (expected_revision is given and not the current one).
+    ABORTED (expected_revision is given and not the current one), FAILED_PRECONDITION (the memory of a temporary
+    conversation, or TEMPORARY for one that is not).
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports. A running reply
-    is stopped. Errors: NOT_FOUND.
+    """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports, and its passages in
+    the reports of other conversations. A running reply is stopped. Errors: NOT_FOUND.
+    """
+    EraseMessage: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.EraseMessageRequest, _conversation_service_pb2.EraseMessageResponse]  # type: ignore[assignment]
+    """Erases the text of one message and all that was derived from it: its vectors, its passages in context reports,
+    every summary that covered it with the facts in it, and the conversation's title where that is the beginning of the
+    text. A tombstone stays, with the message's place and its client_message_id: ListMessages shows it as ERASED,
+    contexts pass over it, and a resend with the key attaches to it. Summaries are made anew from what remains; until
+    then the messages stand word for word in contexts, or an older summary does.
+
+    A reply that is being written to the message, or that is the message, is stopped first. What a model has written
+    about the message stays: name its reply, too, or set include_reply. An erased message may be erased again, which
+    changes nothing.
+
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the same call succeeds later).
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessagesRequest, _conversation_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists messages of the active path in order, or of all branches in order of acceptance.
@@ -159,7 +187,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.UpdateConversationResponse, _abc.Awaitable[_conversation_service_pb2.UpdateConversationResponse]]:
         """Changes the fields that update_mask names. Errors: NOT_FOUND, INVALID_ARGUMENT (unknown or output-only path),
-        ABORTED (expected_revision is given and not the current one).
+        ABORTED (expected_revision is given and not the current one), FAILED_PRECONDITION (the memory of a temporary
+        conversation, or TEMPORARY for one that is not).
         """
 
     @_abc_1.abstractmethod
@@ -168,8 +197,27 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.DeleteConversationResponse, _abc.Awaitable[_conversation_service_pb2.DeleteConversationResponse]]:
-        """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports. A running reply
-        is stopped. Errors: NOT_FOUND.
+        """Deletes a conversation with all that was derived from it: messages, summaries, vectors, reports, and its passages in
+        the reports of other conversations. A running reply is stopped. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseMessage(
+        self,
+        request: _conversation_service_pb2.EraseMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.EraseMessageResponse, _abc.Awaitable[_conversation_service_pb2.EraseMessageResponse]]:
+        """Erases the text of one message and all that was derived from it: its vectors, its passages in context reports,
+        every summary that covered it with the facts in it, and the conversation's title where that is the beginning of the
+        text. A tombstone stays, with the message's place and its client_message_id: ListMessages shows it as ERASED,
+        contexts pass over it, and a resend with the key attaches to it. Summaries are made anew from what remains; until
+        then the messages stand word for word in contexts, or an older summary does.
+
+        A reply that is being written to the message, or that is the message, is stopped first. What a model has written
+        about the message stays: name its reply, too, or set include_reply. An erased message may be erased again, which
+        changes nothing.
+
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the same call succeeds later).
         """
 
     @_abc_1.abstractmethod

@@ -61,6 +61,8 @@ class _MessageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageS
     """A reply that was stopped by CancelReply or a drain; it keeps the text that it had."""
     MESSAGE_STATE_FAILED: _MessageState.ValueType  # 4
     """A reply that ended in an error; it keeps the text that it had."""
+    MESSAGE_STATE_ERASED: _MessageState.ValueType  # 5
+    """Its text was erased by EraseMessage; its place and its client_message_id remain."""
 
 class MessageState(_MessageState, metaclass=_MessageStateEnumTypeWrapper):
     """How far a message has come. A user's message is complete as soon as it is accepted; a reply starts as pending."""
@@ -75,6 +77,8 @@ MESSAGE_STATE_CANCELLED: MessageState.ValueType  # 3
 """A reply that was stopped by CancelReply or a drain; it keeps the text that it had."""
 MESSAGE_STATE_FAILED: MessageState.ValueType  # 4
 """A reply that ended in an error; it keeps the text that it had."""
+MESSAGE_STATE_ERASED: MessageState.ValueType  # 5
+"""Its text was erased by EraseMessage; its place and its client_message_id remain."""
 Global___MessageState: _TypeAlias = MessageState  # noqa: Y015
 
 class _FinishReason:
@@ -122,19 +126,21 @@ class _MemoryScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemorySco
     MEMORY_SCOPE_UNSPECIFIED: _MemoryScope.ValueType  # 0
     """The outer setting; MEMORY_SCOPE_USER where none is given."""
     MEMORY_SCOPE_USER: _MemoryScope.ValueType  # 1
-    """All conversations of the user."""
+    """All conversations of the user but private and temporary ones, and documents."""
     MEMORY_SCOPE_CONVERSATION: _MemoryScope.ValueType  # 2
-    """This conversation alone."""
+    """This conversation alone, without documents."""
 
 class MemoryScope(_MemoryScope, metaclass=_MemoryScopeEnumTypeWrapper):
-    """Where retrieval looks for relevant passages."""
+    """Where retrieval looks for relevant passages: in which conversations, and, unless TurnSettings.documents says otherwise,
+    whether in documents.
+    """
 
 MEMORY_SCOPE_UNSPECIFIED: MemoryScope.ValueType  # 0
 """The outer setting; MEMORY_SCOPE_USER where none is given."""
 MEMORY_SCOPE_USER: MemoryScope.ValueType  # 1
-"""All conversations of the user."""
+"""All conversations of the user but private and temporary ones, and documents."""
 MEMORY_SCOPE_CONVERSATION: MemoryScope.ValueType  # 2
-"""This conversation alone."""
+"""This conversation alone, without documents."""
 Global___MemoryScope: _TypeAlias = MemoryScope  # noqa: Y015
 
 class _RetrievalMode:
@@ -292,7 +298,7 @@ class Message(_message.Message):
     """Of a failed reply: the name of an ErrorReason."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
-        """The content. Empty in a reply that has no text yet or that failed before its first word."""
+        """The content. Empty in a reply that has no text yet or that failed before its first word, and in an erased message."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -385,6 +391,7 @@ class TurnSettings(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     MEMORY_SCOPE_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     system_instruction: _builtins.str
     """Stands first in every prompt; at most 16,384 characters."""
     model: _builtins.str
@@ -393,6 +400,10 @@ class TurnSettings(_message.Message):
     """Where retrieval looks."""
     retrieval_mode: Global___RetrievalMode.ValueType
     """Which passages may enter."""
+    documents: _builtins.bool
+    """Whether retrieval looks into documents, whatever memory_scope says: `true` adds them to a conversation that
+    otherwise looks into itself alone, `false` leaves them out.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How the model draws."""
@@ -405,12 +416,15 @@ class TurnSettings(_message.Message):
         sampling: Global___Sampling | None = ...,
         memory_scope: Global___MemoryScope.ValueType = ...,
         retrieval_mode: Global___RetrievalMode.ValueType = ...,
+        documents: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_scope", b"memory_scope", "model", b"model", "retrieval_mode", b"retrieval_mode", "sampling", b"sampling", "system_instruction", b"system_instruction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "memory_scope", b"memory_scope", "model", b"model", "retrieval_mode", b"retrieval_mode", "sampling", b"sampling", "system_instruction", b"system_instruction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__documents: _TypeAlias = _typing.Literal["documents"]  # noqa: Y015
+    _WhichOneofArgType__documents: _TypeAlias = _typing.Literal["_documents", b"_documents"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__documents) -> _WhichOneofReturnType__documents | None: ...
 
 Global___TurnSettings: _TypeAlias = TurnSettings  # noqa: Y015
 

@@ -1,0 +1,74 @@
+-- Stores a finished reply with its context report and its background work, in one statement and one round trip.
+--
+-- The write is fenced: it happens only while the reply is pending and of the given attempt, so that at most one attempt
+-- ever commits. `finished` is false where it did not happen.
+--
+-- The report loses the passages of messages that were erased or deleted since it was made. Whoever erases holds the
+-- user's advisory lock alone, so that no report is written while others are being searched for these passages.
+CREATE FUNCTION finish_reply(
+    p_user uuid, p_conversation uuid, p_reply uuid, p_attempt integer, p_state text, p_parts jsonb, p_tokens integer,
+    p_model text, p_finish_reason text, p_error_reason text, p_usage jsonb, p_delta_ends integer[], p_report jsonb,
+    OUT finished boolean, OUT revision_before bigint, OUT finished_at timestamptz
+)
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    reply_sequence bigint;
+    report jsonb := p_report;
+    quoted uuid[] := ARRAY(
+        SELECT (hit->>'message_id')::uuid FROM jsonb_array_elements(p_report->'hits') AS hit
+        WHERE hit->>'message_id' IS NOT NULL);
+    gone uuid[];
+BEGIN
+    PERFORM set_config('chatrpc.user_id', p_user::text, true);
+    finished := false;
+    IF cardinality(quoted) > 0 THEN
+        PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_user::text, 0));
+        gone := ARRAY(
+            SELECT unnest(quoted)
+            EXCEPT
+            SELECT m.id FROM messages m WHERE m.user_id = p_user AND m.id = ANY (quoted) AND m.state <> 'erased');
+        IF cardinality(gone) > 0 THEN
+            report := without_passages(p_report, gone);
+        END IF;
+    END IF;
+
+    -- The lock order is that of append_message: the conversation first.
+    SELECT c.revision INTO revision_before FROM conversations c
+    WHERE c.user_id = p_user AND c.id = p_conversation
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    finished_at := now();
+    UPDATE messages m SET
+        state = p_state, parts = p_parts, tokens = p_tokens, model = p_model, finish_reason = p_finish_reason,
+        error_reason = p_error_reason, usage = p_usage, delta_ends = p_delta_ends, finished_at = finish_reply.finished_at,
+        owner = NULL
+    WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt
+    RETURNING m.sequence INTO reply_sequence;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    finished := true;
+
+    UPDATE conversations c SET
+        revision = revision_before + 1, pending_replies = c.pending_replies - 1, updated_at = finish_reply.finished_at
+    WHERE c.user_id = p_user AND c.id = p_conversation;
+    IF report IS NOT NULL THEN
+        INSERT INTO context_reports (user_id, conversation_id, reply_id, report)
+        VALUES (p_user, p_conversation, p_reply, report);
+    END IF;
+    -- Messages behind an unfinished reply are embedded without it; a reply that comes late goes back to its place.
+    INSERT INTO memory_tasks AS t (user_id, conversation_id, due_at)
+    VALUES (p_user, p_conversation, finish_reply.finished_at)
+    ON CONFLICT (user_id, conversation_id) DO UPDATE SET
+        due_at = finish_reply.finished_at,
+        embedded_sequence = least(t.embedded_sequence, reply_sequence - 1),
+        finished_after = least(t.finished_after, reply_sequence - 1);
+END
+$function$;
