@@ -74,6 +74,7 @@ class Erased:
 
     Attributes:
         messages: Whose text is gone; 0 where it was gone before.
+        vectors: With the index of their words.
         passages: Taken out of context reports.
         context_reports: Removed as a whole: those of erased replies.
         summaries: Versions that covered the messages.
@@ -83,7 +84,6 @@ class Erased:
     conversation_id: UUID
     messages: int
     vectors: int
-    lexical_entries: int
     passages: int
     context_reports: int
     summaries: int
@@ -266,7 +266,6 @@ class Conversations:
             conversation_id=row["conversation"],
             messages=row["erased_messages"],
             vectors=row["erased_vectors"],
-            lexical_entries=row["erased_lexical_entries"],
             passages=row["erased_passages"],
             context_reports=row["erased_reports"],
             summaries=row["erased_summaries"],

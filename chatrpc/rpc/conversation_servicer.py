@@ -101,7 +101,6 @@ class ConversationServicer(ConversationServiceServicer):
         return pb.EraseMessageResponse(
             messages=erased.messages,
             vectors=erased.vectors,
-            lexical_entries=erased.lexical_entries,
             passages=erased.passages,
             context_reports=erased.context_reports,
             summaries=erased.summaries,

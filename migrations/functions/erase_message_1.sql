@@ -6,7 +6,7 @@
 -- invalidate_summaries; and a reply is finished under a lock that is held alone here.
 CREATE FUNCTION erase_message(
     p_user uuid, p_message uuid, p_include_reply boolean,
-    OUT conversation uuid, OUT erased_messages bigint, OUT erased_vectors bigint, OUT erased_lexical_entries bigint,
+    OUT conversation uuid, OUT erased_messages bigint, OUT erased_vectors bigint,
     OUT erased_passages bigint, OUT erased_reports bigint, OUT erased_summaries bigint, OUT erased_title boolean
 )
 LANGUAGE plpgsql
@@ -81,7 +81,6 @@ BEGIN
 
     DELETE FROM embeddings e WHERE e.user_id = p_user AND e.message_id = ANY (targets);
     GET DIAGNOSTICS erased_vectors = ROW_COUNT;
-    erased_lexical_entries := 0;
     DELETE FROM context_reports r
     WHERE r.user_id = p_user AND r.conversation_id = conversation AND r.reply_id = ANY (targets);
     GET DIAGNOSTICS erased_reports = ROW_COUNT;

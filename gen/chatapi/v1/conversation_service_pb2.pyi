@@ -352,7 +352,6 @@ class EraseMessageResponse(_message.Message):
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
-    LEXICAL_ENTRIES_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     CONTEXT_REPORTS_FIELD_NUMBER: _builtins.int
     SUMMARIES_FIELD_NUMBER: _builtins.int
@@ -360,9 +359,7 @@ class EraseMessageResponse(_message.Message):
     messages: _builtins.int
     """Messages whose text was erased: 0 where they were erased before."""
     vectors: _builtins.int
-    """Their vectors."""
-    lexical_entries: _builtins.int
-    """Their entries in the index of words."""
+    """Their vectors, with the index of their words."""
     passages: _builtins.int
     """Passages of them that were taken out of context reports."""
     context_reports: _builtins.int
@@ -376,7 +373,6 @@ class EraseMessageResponse(_message.Message):
         *,
         messages: _builtins.int = ...,
         vectors: _builtins.int = ...,
-        lexical_entries: _builtins.int = ...,
         passages: _builtins.int = ...,
         context_reports: _builtins.int = ...,
         summaries: _builtins.int = ...,
@@ -384,7 +380,7 @@ class EraseMessageResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_reports", b"context_reports", "lexical_entries", b"lexical_entries", "messages", b"messages", "passages", b"passages", "summaries", b"summaries", "title_erased", b"title_erased", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_reports", b"context_reports", "messages", b"messages", "passages", b"passages", "summaries", b"summaries", "title_erased", b"title_erased", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
