@@ -58,6 +58,12 @@ class AuthSettings(_Section):
         min_length=1,
         description="Scope with which a service acts for users; AWS Cognito writes it as resource-server/chat.act_as.",
     )
+    knowledge_scope: str = Field(
+        default="knowledge.write",
+        min_length=1,
+        description="Scope with which a service writes shared collections; AWS Cognito writes it as "
+        "resource-server/knowledge.write.",
+    )
     jwks_refresh: float = Field(default=300.0, gt=0, description="Seconds after which the key set is fetched anew.")
 
     @model_validator(mode="before")
@@ -176,6 +182,12 @@ class EmbedderSettings(_Section):
     )
     threads: int = Field(default=1, ge=1, le=64, description="CPU threads of one inference.")
     max_batch: int = Field(default=32, ge=1, le=512, description="Texts embedded in one inference at most.")
+    bulk_threads: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="CPU threads that embed documents, at a lower priority than all else; of the kind onnx.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -200,6 +212,23 @@ class ContextSettings(_Section):
     )
     retrieval_timeout: float = Field(
         default=2.0, gt=0, description="Seconds after which a reply goes on without retrieved items."
+    )
+
+
+class KnowledgeSettings(_Section):
+    """Documents. Parsing runs in a process of its own with these limits."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_KNOWLEDGE_")
+
+    max_bytes: int = Field(
+        default=20 * 1024 * 1024,
+        ge=1,
+        le=512 * 1024 * 1024,
+        description="Bytes of a document at most, and characters of its text.",
+    )
+    parse_seconds: int = Field(default=60, ge=1, le=3_600, description="CPU time of parsing one document at most.")
+    parse_memory: int = Field(
+        default=512 * 1024 * 1024, ge=64 * 1024 * 1024, description="Bytes of memory of parsing one document at most."
     )
 
 
@@ -275,6 +304,7 @@ SECTIONS: tuple[type[BaseSettings], ...] = (
     ModelSettings,
     EmbedderSettings,
     ContextSettings,
+    KnowledgeSettings,
     ServerSettings,
     EdgeSettings,
     LogSettings,

@@ -133,7 +133,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Sample: `{"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "description.size"}}`
     """
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 28
-    """FAILED_PRECONDITION or OUT_OF_RANGE. Bytes of the document are missing; go on from `received`.
+    """FAILED_PRECONDITION. Bytes of the document are missing; go on from `received`.
     Sample: `{"reason": "UPLOAD_INCOMPLETE", "metadata": {"id": "...", "received": "524288"}}`
     """
     ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 29
@@ -270,7 +270,7 @@ ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 27
 Sample: `{"reason": "DOCUMENT_TOO_LARGE", "metadata": {"field": "description.size"}}`
 """
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 28
-"""FAILED_PRECONDITION or OUT_OF_RANGE. Bytes of the document are missing; go on from `received`.
+"""FAILED_PRECONDITION. Bytes of the document are missing; go on from `received`.
 Sample: `{"reason": "UPLOAD_INCOMPLETE", "metadata": {"id": "...", "received": "524288"}}`
 """
 ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 29

@@ -433,14 +433,11 @@ class DeleteDocumentResponse(_message.Message):
 
     CHUNKS_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
-    POSTINGS_FIELD_NUMBER: _builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: _builtins.int
     chunks: _builtins.int
     """Chunks removed."""
     vectors: _builtins.int
-    """Vectors removed."""
-    postings: _builtins.int
-    """Entries of the word index removed."""
+    """Vectors removed, each with the index of its words."""
     uploaded_bytes: _builtins.int
     """Stored bytes of an unfinished upload removed."""
     def __init__(
@@ -448,12 +445,11 @@ class DeleteDocumentResponse(_message.Message):
         *,
         chunks: _builtins.int = ...,
         vectors: _builtins.int = ...,
-        postings: _builtins.int = ...,
         uploaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "postings", b"postings", "uploaded_bytes", b"uploaded_bytes", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "uploaded_bytes", b"uploaded_bytes", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,16 +652,13 @@ class DeleteCollectionResponse(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
-    POSTINGS_FIELD_NUMBER: _builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: _builtins.int
     documents: _builtins.int
     """Documents removed."""
     chunks: _builtins.int
     """Chunks removed."""
     vectors: _builtins.int
-    """Vectors removed."""
-    postings: _builtins.int
-    """Entries of the word index removed."""
+    """Vectors removed, each with the index of its words."""
     uploaded_bytes: _builtins.int
     """Stored bytes of unfinished uploads removed."""
     def __init__(
@@ -674,12 +667,11 @@ class DeleteCollectionResponse(_message.Message):
         documents: _builtins.int = ...,
         chunks: _builtins.int = ...,
         vectors: _builtins.int = ...,
-        postings: _builtins.int = ...,
         uploaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "postings", b"postings", "uploaded_bytes", b"uploaded_bytes", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "uploaded_bytes", b"uploaded_bytes", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -128,8 +128,8 @@ class KnowledgeServiceServicer:
         UploadDocumentPart, goes on from there.
 
         Errors: NOT_FOUND (collection), PERMISSION_DENIED, INVALID_ARGUMENT (MEDIA_TYPE_UNSUPPORTED, DOCUMENT_TOO_LARGE,
-        CONTENT_MISMATCH: the bytes have another digest and were discarded), OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is
-        beyond what has arrived), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the stream ended before the last byte).
+        CONTENT_MISMATCH: the bytes have another digest and were discarded), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the
+        offset is beyond what has arrived, or the stream ended before the last byte).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,8 +149,9 @@ class KnowledgeServiceServicer:
         """Adds bytes to an upload, for clients without client streaming, such as browsers. Repeating a part changes nothing.
         The document is ingested once its last byte is there.
 
-        Errors: NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is beyond what has arrived),
-        INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were discarded).
+        Errors: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the offset is beyond what has
+        arrived), INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were
+        discarded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

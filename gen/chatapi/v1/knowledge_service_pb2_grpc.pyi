@@ -54,8 +54,8 @@ class KnowledgeServiceStub:
     UploadDocumentPart, goes on from there.
 
     Errors: NOT_FOUND (collection), PERMISSION_DENIED, INVALID_ARGUMENT (MEDIA_TYPE_UNSUPPORTED, DOCUMENT_TOO_LARGE,
-    CONTENT_MISMATCH: the bytes have another digest and were discarded), OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is
-    beyond what has arrived), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the stream ended before the last byte).
+    CONTENT_MISMATCH: the bytes have another digest and were discarded), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the
+    offset is beyond what has arrived, or the stream ended before the last byte).
     """
     BeginUpload: _grpc.UnaryUnaryMultiCallable[_knowledge_service_pb2.BeginUploadRequest, _knowledge_service_pb2.BeginUploadResponse]
     """Begins an upload for UploadDocumentPart, or finds the one that was begun before with the same content; its
@@ -67,8 +67,9 @@ class KnowledgeServiceStub:
     """Adds bytes to an upload, for clients without client streaming, such as browsers. Repeating a part changes nothing.
     The document is ingested once its last byte is there.
 
-    Errors: NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is beyond what has arrived),
-    INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were discarded).
+    Errors: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the offset is beyond what has
+    arrived), INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were
+    discarded).
     """
     GetDocument: _grpc.UnaryUnaryMultiCallable[_knowledge_service_pb2.GetDocumentRequest, _knowledge_service_pb2.GetDocumentResponse]
     """Returns one document. Errors: NOT_FOUND."""
@@ -123,8 +124,8 @@ class KnowledgeServiceAsyncStub(KnowledgeServiceStub):
     UploadDocumentPart, goes on from there.
 
     Errors: NOT_FOUND (collection), PERMISSION_DENIED, INVALID_ARGUMENT (MEDIA_TYPE_UNSUPPORTED, DOCUMENT_TOO_LARGE,
-    CONTENT_MISMATCH: the bytes have another digest and were discarded), OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is
-    beyond what has arrived), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the stream ended before the last byte).
+    CONTENT_MISMATCH: the bytes have another digest and were discarded), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the
+    offset is beyond what has arrived, or the stream ended before the last byte).
     """
     BeginUpload: _aio.UnaryUnaryMultiCallable[_knowledge_service_pb2.BeginUploadRequest, _knowledge_service_pb2.BeginUploadResponse]  # type: ignore[assignment]
     """Begins an upload for UploadDocumentPart, or finds the one that was begun before with the same content; its
@@ -136,8 +137,9 @@ class KnowledgeServiceAsyncStub(KnowledgeServiceStub):
     """Adds bytes to an upload, for clients without client streaming, such as browsers. Repeating a part changes nothing.
     The document is ingested once its last byte is there.
 
-    Errors: NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is beyond what has arrived),
-    INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were discarded).
+    Errors: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the offset is beyond what has
+    arrived), INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were
+    discarded).
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_knowledge_service_pb2.GetDocumentRequest, _knowledge_service_pb2.GetDocumentResponse]  # type: ignore[assignment]
     """Returns one document. Errors: NOT_FOUND."""
@@ -195,8 +197,8 @@ class KnowledgeServiceServicer(metaclass=_abc_1.ABCMeta):
         UploadDocumentPart, goes on from there.
 
         Errors: NOT_FOUND (collection), PERMISSION_DENIED, INVALID_ARGUMENT (MEDIA_TYPE_UNSUPPORTED, DOCUMENT_TOO_LARGE,
-        CONTENT_MISMATCH: the bytes have another digest and were discarded), OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is
-        beyond what has arrived), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the stream ended before the last byte).
+        CONTENT_MISMATCH: the bytes have another digest and were discarded), FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the
+        offset is beyond what has arrived, or the stream ended before the last byte).
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +222,9 @@ class KnowledgeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds bytes to an upload, for clients without client streaming, such as browsers. Repeating a part changes nothing.
         The document is ingested once its last byte is there.
 
-        Errors: NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE (UPLOAD_INCOMPLETE: the offset is beyond what has arrived),
-        INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were discarded).
+        Errors: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (UPLOAD_INCOMPLETE: the offset is beyond what has
+        arrived), INVALID_ARGUMENT (more bytes than announced; CONTENT_MISMATCH: the bytes have another digest and were
+        discarded).
         """
 
     @_abc_1.abstractmethod
