@@ -4,6 +4,9 @@ Messages are cut into terms when they are stored, and queries when they are aske
 told apart: accents are dropped, words of plain Latin letters are stemmed by English rules, which do little harm to
 other languages, since both sides lose the same endings; words of other scripts stay whole, and scripts that write no
 space between words are cut into pairs of characters.
+
+Two marks, which no word can equal, stand among the terms of a text: who speaks, where it begins with a name as in a
+transcript, and that it ends by asking.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Iterator
 
 import Stemmer
 
-LEXICON_VERSION = 1
+LEXICON_VERSION = 2
 """Stored terms answer only queries that were cut by the same rules: whoever changes them changes this number, and the
 terms of all texts are made anew."""
 
@@ -23,10 +26,21 @@ LONGEST_TERM = 64
 """Characters of a term at most; of a longer one, such as encoded data, only the beginning counts."""
 
 MOST_QUERY_TERMS = 32
-"""Terms of a query at most; a question has five to ten."""
+"""Terms of a query at most, marks included; a question has five to ten."""
+
+SPEAKER = ":"
+"""The last character of the mark of who speaks: `melani:` for "Melanie: I went …", and for a query about Melanie."""
+
+ASKS = "?"
+"""The mark of a text that ends by asking. Each query holds it, to know those texts."""
+
+_MOST_NAMES = 7
 
 _WORD = re.compile(r"\w+")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m))\b")
+# Up to three words and a colon; a name's begin with no small letter.
+_LABEL = re.compile(r"\s*([^\W_][\w.'\u2019-]*(?: [^\W_][\w.'\u2019-]*){0,2}):\s")
+_QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 # Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han with its extensions, and Hangul, whose
 # words carry their particles with them.
 _UNSPACED = re.compile(
@@ -49,16 +63,27 @@ _STEMMER = Stemmer.Stemmer("english")
 
 
 def terms(text: str) -> Counter[str]:
-    """The terms of a text and how often it holds each; their sum is the text's length for BM25."""
-    return Counter(_terms(text))
+    """The terms of a text, marks included, and how often it holds each; their sum is its length for BM25."""
+    found = Counter(_terms(text))
+    label = _LABEL.match(text)
+    if label and not any(word[0].islower() for word in label[1].split()):
+        found.update({each + SPEAKER: 1 for each in _terms(label[1])})
+    if text.rstrip().endswith(_QUESTION_MARKS):
+        found[ASKS] = 1
+    return found
 
 
 def query_terms(text: str) -> tuple[str, ...]:
     """The different terms of a query, longest first: the longer a word, the rarer, and the more it tells.
 
-    At most `MOST_QUERY_TERMS`.
+    Behind them the marks: of its capitalised words, each of which may name a speaker, and of asking. At most
+    `MOST_QUERY_TERMS` in all.
     """
-    return tuple(sorted(dict.fromkeys(_terms(text)), key=len, reverse=True)[:MOST_QUERY_TERMS])
+    words = sorted(dict.fromkeys(_terms(text)), key=len, reverse=True)
+    capitalised = " ".join(word for word in _WORD.findall(text) if word[0].isupper())
+    names = dict.fromkeys(each + SPEAKER for each in _terms(capitalised))
+    marks = (*names,)[:_MOST_NAMES]
+    return (*words[: MOST_QUERY_TERMS - len(marks) - 1], *marks, ASKS)
 
 
 def _terms(text: str) -> Iterator[str]:

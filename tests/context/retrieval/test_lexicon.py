@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrpc.context.retrieval.lexicon import LONGEST_TERM, MOST_QUERY_TERMS, query_terms, terms
+from chatrpc.context.retrieval.lexicon import ASKS, LONGEST_TERM, MOST_QUERY_TERMS, SPEAKER, query_terms, terms
 
 
 def test_forms_of_a_word_are_one_term():
@@ -13,7 +13,7 @@ def test_forms_of_a_word_are_one_term():
 
 
 def test_words_that_tell_nothing_are_left_out():
-    assert terms("What did you do, and when was it?") == {}
+    assert terms("What did you do, and when was it") == {}
 
 
 @pytest.mark.parametrize(
@@ -36,26 +36,47 @@ def test_accents_and_widths_do_not_part_what_is_the_same():
 
 
 def test_what_has_no_word_has_no_term():
-    assert terms("") == terms("🙂 ... !?") == {}
+    assert terms("") == terms("🙂 ... !") == {}
 
 
-def test_a_query_has_each_term_once_longest_first():
+def test_a_query_has_each_term_once_longest_first_and_then_the_marks():
     assert query_terms("Did Melanie go to the pottery workshop, the pottery one?") == (
         "workshop",
         "potteri",
         "melani",
         "one",
         "go",
+        "melani:",
+        ASKS,
     )
 
 
+def test_who_speaks_is_a_mark_that_a_query_about_her_holds():
+    assert terms("Melanie: I went home")["melani" + SPEAKER] == 1
+    assert "melani" + SPEAKER in query_terms("Where did Melanie go?")
+    assert "melani" + SPEAKER not in query_terms("melanie")
+    assert set(terms("Dr. Anna M\xfcller: hello")) >= {"anna:", "muller:"}
+
+
+@pytest.mark.parametrize("text", ["I saw Melanie: she ran home", "at 10:30 Melanie", "Melanie:home", ": none"])
+def test_a_colon_within_a_sentence_or_a_word_marks_no_speaker(text):
+    assert not any(term.endswith(SPEAKER) for term in terms(text))
+
+
+@pytest.mark.parametrize(("text", "asks"), [("You?", 1), ("\u4f60?", 1), ("Is it? Yes.", 0), ("", 0)])
+def test_a_text_that_ends_by_asking_is_marked(text, asks):
+    assert terms(text)[ASKS] == asks
+
+
 @given(st.text(max_size=300))
-def test_query_terms_are_terms_of_the_same_text(text):
+def test_a_query_finds_the_words_of_the_same_text(text):
     stored = terms(text)
     asked = query_terms(text)
-    assert set(asked) <= set(stored)
-    assert len(asked) == len(set(asked)) == min(len(stored), MOST_QUERY_TERMS)
-    assert all(0 < len(term) <= LONGEST_TERM for term in stored)
+    words = [term for term in stored if not term.endswith((SPEAKER, ASKS))]
+    assert len(asked) == len(set(asked)) <= MOST_QUERY_TERMS
+    assert set(words) >= {term for term in asked if not term.endswith((SPEAKER, ASKS))}
+    assert len(words) > 24 or set(words) <= set(asked)
+    assert all(0 < len(term) <= LONGEST_TERM + 1 for term in stored)
 
 
 @given(st.text(max_size=100))
