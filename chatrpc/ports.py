@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chatrpc.domain import FinishReason, Message, PromptMessage, Sampling, Usage
+from chatrpc.domain import Fact, FactKind, FinishReason, Message, PromptMessage, Sampling, Usage
 
 Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]
@@ -105,17 +105,67 @@ class ChatModel(Protocol):
     async def aclose(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """A fact that is new, or takes the place of the one with its key.
+
+    Attributes:
+        sequence: Number of the message that says so; None where the summariser named none.
+    """
+
+    key: str
+    kind: FactKind
+    text: str
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """A fact that no longer holds, why, and the number of the message that says so."""
+
+    key: str
+    reason: str
+    sequence: int | None = None
+
+
+FactChange = Upsert | Retract
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """What a summariser makes of a batch: the whole new narrative, and the changes of the facts. A fact that no change
+    names stays as it is, so forgetting one takes saying so."""
+
+    narrative: str
+    changes: tuple[FactChange, ...]
+
+
 class Summarizer(Protocol):
-    """Folds messages into a rolling summary."""
+    """Folds messages into a rolling summary. It proposes; `chatrpc.models.summary.facts` applies."""
 
     @property
     def name(self) -> str: ...
 
-    async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
-        """A new summary of all that `previous` covers and of `messages`, at most `max_tokens` long.
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of messages that one fold reads whole; of more, each message is cut."""
+        ...
+
+    async def fold(
+        self, narrative: str, facts: Sequence[Fact], messages: Sequence[Message], max_tokens: int
+    ) -> Folding:
+        """Fold messages into what came before them.
+
+        Args:
+            narrative: The old one; empty before the first fold.
+            max_tokens: Of the new narrative at most.
 
         Raises:
-            SummaryRefused: The output is empty, bloated or truncated; the old summary stays.
+            SummaryRefused: The output is of no use; the old summary stays.
             Unavailable, ModelRejected: As ChatModel.
         """
+        ...
+
+    async def merge(self, facts: Sequence[Fact], max_tokens: int) -> tuple[FactChange, ...]:
+        """Changes that say the same in fewer facts, of the same keys, of `max_tokens` at best. Raises as `fold`."""
         ...

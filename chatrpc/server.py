@@ -94,7 +94,7 @@ class Memory:
             Summaries(self.database),
             Recall(self.database),
             self.embedder,
-            build_summarizer(settings.model, self.chat_model, self.embedder),
+            build_summarizer(settings.model, self.chat_model),
             self.space_id,
             settings.context,
         )

@@ -17,8 +17,9 @@ from bench.table import percentile, print_table
 from chatrpc.client import connect
 from chatrpc.settings import ContextSettings
 from chatrpc.settings import load as load_settings
-from tests.support.answers import Answer, fold_transcript
+from tests.support.answers import Answer
 from tests.support.provider import Provider
+from tests.support.summarizing import follow
 
 ACKNOWLEDGEMENT = "OK."
 # In the default window, the share of the budget that retrieved passages may take holds some 35 of LoCoMo's turns.
@@ -29,7 +30,7 @@ def scripted(body: dict[str, object]) -> Answer:
     """Fold where a summariser asks; acknowledge everything else."""
     messages = body["messages"]
     assert isinstance(messages, list)
-    summary = fold_transcript(messages[-1]["content"])
+    summary = follow(messages[-1]["content"])
     return Answer(deltas=(ACKNOWLEDGEMENT if summary is None else summary,))
 
 

@@ -145,6 +145,7 @@ def _size(hot: HotPath) -> int:
     texts = [part.text for message in hot.messages for part in message.parts]
     if hot.summary is not None:
         texts.append(hot.summary.text)
+        texts += (fact.text for fact in hot.summary.facts)
     if hot.settings.system_instruction is not None:
         texts.append(hot.settings.system_instruction)
     return _ENTRY_BYTES + len(hot.messages) * _MESSAGE_BYTES + sum(sys.getsizeof(text) for text in texts)

@@ -1,7 +1,7 @@
 """A user's conversations on a real database beside a plain model of them, and the check of what contexts promise.
 
 Texts that the model of the conversation knows by heart are compared with what the assembler made: the summaries are
-written by a summarizer that lists the ids of all messages it has folded, so a prompt tells exactly what it covers.
+written by a summarizer that lists the numbers of all messages it has folded, so a prompt tells exactly what it covers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from chatrpc.domain import (
     Accepted,
     AssembledContext,
     DropReason,
+    Fact,
     FinishReason,
     Message,
     MessageState,
@@ -36,28 +37,35 @@ from chatrpc.domain import (
     Usage,
 )
 from chatrpc.errors import Reason, SummaryRefused, Unavailable
+from chatrpc.ports import FactChange, Folding
 from chatrpc.settings import ContextSettings, ModelSettings
 from chatrpc.tokens import estimate_tokens
 from tests.support.embedder import WordEmbedder
 
-UUIDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LISTED = re.compile(r"#(\d+)")
 ROOMY = ModelSettings(context_window=10_000_000, output_reserve=1_000)
 
 
 class ListingSummarizer:
-    """Implements `chatrpc.ports.Summarizer`: the summary lists the ids of the messages that it covers."""
+    """Implements `chatrpc.ports.Summarizer`: the narrative lists the numbers of the messages that it covers."""
 
     name = "listing"
+    batch_tokens = 100_000
 
     def __init__(self) -> None:
         self.failing: Exception | None = None
         self.folded: list[Message] = []
 
-    async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
+    async def fold(
+        self, narrative: str, facts: Sequence[Fact], messages: Sequence[Message], max_tokens: int
+    ) -> Folding:
         if self.failing is not None:
             raise self.failing
         self.folded += messages
-        return "\n".join(filter(None, [previous, *(str(message.id) for message in messages)]))
+        return Folding(narrative + "".join(f"#{message.sequence}" for message in messages), ())
+
+    async def merge(self, facts: Sequence[Fact], max_tokens: int) -> tuple[FactChange, ...]:
+        return ()
 
 
 REFUSED = SummaryRefused("The output is empty.")
@@ -97,7 +105,7 @@ class Household:
     def configure(self, keep: int, fold: int) -> None:
         """Restart both processes with another window."""
         self.keep = keep
-        context = ContextSettings(hot_path=keep, fold=fold)
+        context = ContextSettings(hot_path=keep, fold=fold, summary_tokens=8_192)
         self.processes = [
             ContextAssembler(self.recall, self.embedder, self.space_id, context, self.model, lambda name: name or "m")
             for _ in range(2)
@@ -201,8 +209,12 @@ class Household:
         """Promises 2 and 3 for a context of the path that ends with the query, None in a dry run."""
         report, prompt = context.report, context.prompt
         before = path[:-1]
+        numbered = {(each.conversation_id, each.sequence): each.id for each in self.messages.values()}
         covered = [
-            UUID(found) for each in prompt if each.section is Section.SUMMARY for found in UUIDS.findall(each.content)
+            numbered[report.conversation_id, int(found)]
+            for each in prompt
+            if each.section is Section.SUMMARY
+            for found in LISTED.findall(each.content)
         ]
         quoted = [each for each in prompt if each.section is Section.VERBATIM]
         dropped = {each.message_id for each in report.dropped if each.reason in (DropReason.EMPTY, DropReason.BUDGET)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chatrpc.context.fold import MOST_REFUSALS
 from chatrpc.db.engine import Database
 from chatrpc.domain import MessageState, Section
 from tests.context.household import AWAY, REFUSED, Household
@@ -52,6 +53,7 @@ class Life:
         self.household = household
         self.current = 0
         self.unfinished = []
+        self.failures = 0
 
     @property
     def conversation_id(self):
@@ -93,12 +95,15 @@ class Life:
         await self.household.preview(self.conversation_id, text, process)
 
     async def do_remember(self):
+        self.failures = 0
         self.household.summarizer.failing = None
         await self.household.let_time_pass()
         await self.household.worker.drain()
 
     async def do_fail_to_summarise(self, error):
-        self.household.summarizer.failing = error
+        # A batch that is refused several times in a row is folded without the summariser, which lists nothing.
+        self.failures += 1
+        self.household.summarizer.failing = error if self.failures < MOST_REFUSALS else AWAY
         await self.household.worker.drain()
 
     async def do_switch_conversation(self):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from tests.support.summarizing import follow
+
 
 class Fault(Enum):
     """What goes wrong with an answer."""
@@ -55,23 +57,9 @@ def default_answer(body: dict[str, Any]) -> Answer:
     """Fold, if a summariser asks; otherwise echo the last user message, word by word."""
     messages = body["messages"]
     user = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
-    summary = fold_transcript(user)
+    summary = follow(user)
     text = f"You said: {user}" if summary is None else summary
     deltas = re.findall(r"\S+\s*", text)
     words = sum(len(each["content"].split()) for each in messages)
     usage = {"prompt_tokens": words, "completion_tokens": len(deltas), "total_tokens": words + len(deltas)}
     return Answer(deltas=deltas, usage=usage)
-
-
-def fold_transcript(prompt: str, max_words: int = 150) -> str | None:
-    """What a summariser might write: what it had, then what the user said, the oldest let go; else None."""
-    transcript = re.search(r"<transcript>\n(.*)\n</transcript>", prompt, re.DOTALL)
-    if transcript is None:
-        return None
-    previous = re.search(r"<previous_summary>\n(.*)\n</previous_summary>", prompt, re.DOTALL)
-    known = [line for line in previous[1].splitlines() if line.startswith("- ")] if previous else []
-    said = [line.split()[1:30] for line in transcript[1].splitlines() if line.startswith("user: ")]
-    facts = list(dict.fromkeys([*known, *(f"- The user said: {' '.join(words)}" for words in said)]))
-    while sum(len(fact.split()) for fact in facts) > max_words and len(facts) > 1:
-        facts.pop(0)
-    return "Facts:\n" + "\n".join(facts)

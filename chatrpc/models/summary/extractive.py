@@ -1,17 +1,20 @@
-"""Summaries without a language model: the sentences that matter most, in the words in which they were said."""
+"""Summaries without a language model: facts by their patterns, and the sentences that matter most, word for word."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chatrpc.domain import Message
+from chatrpc.domain import Fact, Message, Role
 from chatrpc.errors import SummaryRefused
 from chatrpc.models.sentences import split_sentences
+from chatrpc.models.summary.patterns import find_facts
 from chatrpc.models.summary.salience import salience
-from chatrpc.ports import Embedder, Vectors
+from chatrpc.models.summary.words import words
+from chatrpc.ports import FactChange, Folding
 from chatrpc.tokens import cut_to_tokens, estimate_tokens
 
 # How near to the rest of the text a sentence is (0 to 1) counts this much beside its salience. It is little, because
@@ -23,9 +26,9 @@ _INCUMBENT_BONUS = 0.6
 # A sentence loses this much for each token, since in its place several short ones could stand.
 _COST_PER_TOKEN = 0.03
 # Similarity to a chosen sentence begins to count against a candidate here, and bars it there.
-_SIMILAR, _DUPLICATE = 0.6, 0.92
+_SIMILAR, _DUPLICATE = 0.5, 0.85
 # Bounds of the work, for messages that are whole documents: what is read of each, and how many sentences of all are
-# embedded, at a few milliseconds each.
+# compared with each other.
 _READ_TOKENS = 2_000
 _MOST_CANDIDATES = 128
 _LONGEST_SENTENCE = 0.25
@@ -35,56 +38,94 @@ _LONGEST_SENTENCE = 0.25
 class ExtractiveSummarizer:
     """Keeps whole sentences, one a line as `speaker: sentence`, in the order in which they were said.
 
-    Ranking is by salience (see `chatrpc.models.summary.salience`) and by centrality, the mean cosine to all other
-    candidates, as LexRank's degree centrality (Erkan and Radev, 2004, section 3.2); the choice is by maximal marginal
-    relevance (Carbonell and Goldstein, 1998), so that one fact said five times is kept once. The same input gives
-    the same summary.
+    What the patterns know is a fact; of the rest the narrative is made. Ranking is by salience (see
+    `chatrpc.models.summary.salience`) and by centrality, the mean similarity of words to all other candidates, as in
+    LexRank's degree centrality (Erkan and Radev, 2004, section 3.2); the choice is by maximal marginal relevance
+    (Carbonell and Goldstein, 1998), so that what is said five times is kept once. It does no I/O, takes a few
+    milliseconds, and the same input gives the same summary.
     """
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
 
     @property
     def name(self) -> str:
         return "chatrpc-extractive"
 
-    async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
-        longest = max(1, int(max_tokens * _LONGEST_SENTENCE))
-        old = {cut_to_tokens(line, longest): None for line in (previous or "").splitlines() if line.strip()}
-        lines = list(old | dict.fromkeys(_candidates(messages, longest)))
-        if not lines:
+    @property
+    def batch_tokens(self) -> int:
+        return 10 * _READ_TOKENS
+
+    async def fold(
+        self, narrative: str, facts: Sequence[Fact], messages: Sequence[Message], max_tokens: int
+    ) -> Folding:
+        spoken = [
+            (message, sentence)
+            for message in messages
+            for sentence in split_sentences(cut_to_tokens(message.text, _READ_TOKENS))
+        ]
+        if not spoken and not narrative:
             raise SummaryRefused("There is nothing to fold: the messages hold no text.")
-        vectors = await self._embedder.embed(lines)
-        costs = np.array([estimate_tokens(line + "\n") for line in lines])
-        scores = _scores(lines, vectors, costs, len(old))
-        chosen = _choose(scores, vectors, costs, max_tokens)
-        return "\n".join(lines[index] for index in chosen)
+        changes = find_facts(facts, [each for each in spoken if each[0].role is Role.USER])
+        taken = {sentence for _, sentence in changes}
+        longest = max(1, int(max_tokens * _LONGEST_SENTENCE))
+        rest = [
+            cut_to_tokens(f"{message.role.value}: {sentence}", longest)
+            for message, sentence in spoken
+            if message.role is not Role.USER or sentence not in taken
+        ]
+        old = {cut_to_tokens(line, longest): None for line in narrative.splitlines() if line.strip()}
+        return Folding(_told(list(old), rest, max_tokens) or _NOTHING_ELSE, tuple(change for change, _ in changes))
+
+    async def merge(self, facts: Sequence[Fact], max_tokens: int) -> tuple[FactChange, ...]:
+        """It cannot say the same in fewer words."""
+        return ()
 
 
-def _candidates(messages: Sequence[Message], longest: int) -> list[str]:
-    """The most salient sentences of the messages in their order, with their speakers, cut to `longest` tokens."""
-    lines = [
-        cut_to_tokens(f"{message.role.value}: {sentence}", longest)
-        for message in messages
-        for sentence in split_sentences(cut_to_tokens(message.text, _READ_TOKENS))
-    ]
-    best = sorted(range(len(lines)), key=lambda index: -salience(lines[index]))[:_MOST_CANDIDATES]
-    return [lines[index] for index in sorted(best)]
+_NOTHING_ELSE = "(Nothing else was said.)"
 
 
-def _scores(lines: Sequence[str], vectors: Vectors, costs: NDArray[np.int_], incumbents: int) -> NDArray[np.float64]:
-    """Worth of each line; the first `incumbents` of them are the old summary's."""
-    similarity = np.clip(vectors @ vectors.T, 0.0, 1.0)
-    centrality = (similarity.sum(axis=1) - 1.0) / max(len(lines) - 1, 1)
+def _told(old: Sequence[str], new: Sequence[str], max_tokens: int) -> str:
+    """The narrative: the best of the old lines and the new ones, in their order."""
+    best = sorted(range(len(new)), key=lambda index: -salience(new[index]))[:_MOST_CANDIDATES]
+    lines = list(
+        dict.fromkeys([*(line for line in old if line != _NOTHING_ELSE), *(new[each] for each in sorted(best))])
+    )
+    if not lines:
+        return ""
+    vectors = _vectors(lines)
+    costs = np.array([estimate_tokens(line + "\n") for line in lines])
+    scores = _scores(lines, vectors, costs, len(old))
+    return "\n".join(lines[index] for index in _choose(scores, vectors, costs, max_tokens))
+
+
+def _vectors(lines: Sequence[str]) -> NDArray[np.float64]:
+    """Each line's words weighted by their rarity among the lines, as rows of length 1, or 0 where there are none."""
+    bags = [words(line) for line in lines]
+    counts = Counter(word for bag in bags for word in bag)
+    places = {word: place for place, word in enumerate(sorted(counts))}
+    vectors = np.zeros((len(lines), max(len(places), 1)))
+    for row, bag in enumerate(bags):
+        for word in bag:
+            vectors[row, places[word]] = 1.0 + np.log(len(lines) / counts[word])
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1.0)
+    return unit
+
+
+def _scores(
+    lines: Sequence[str], vectors: NDArray[np.float64], costs: NDArray[np.int_], incumbents: int
+) -> NDArray[np.float64]:
+    """Worth of each line; the first `incumbents` of them are the old narrative's."""
+    centrality = ((vectors @ vectors.T).sum(axis=1) - 1.0).clip(0.0) / max(len(lines) - 1, 1)
     scores = np.array([salience(line) for line in lines]) - _COST_PER_TOKEN * costs
     scores += _CENTRALITY_WEIGHT * centrality / max(float(centrality.max()), 1e-9)
     scores[:incumbents] += _INCUMBENT_BONUS
-    # The last bits of a matrix product vary with the batch and must decide nothing.
+    # The last bits of a matrix product vary with the machine and must decide nothing.
     rounded: NDArray[np.float64] = np.round(scores, 4)
     return rounded
 
 
-def _choose(scores: NDArray[np.float64], vectors: Vectors, costs: NDArray[np.int_], max_tokens: int) -> list[int]:
+def _choose(
+    scores: NDArray[np.float64], vectors: NDArray[np.float64], costs: NDArray[np.int_], max_tokens: int
+) -> list[int]:
     """Indexes of the chosen lines in their order, together no dearer than `max_tokens`."""
     left = max_tokens
     nearest = np.zeros(len(scores))

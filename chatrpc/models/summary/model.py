@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
+from uuid import UUID
 
-from chatrpc.domain import FinishReason, Message, PromptMessage, Sampling, Section
+from chatrpc.domain import Fact, FinishReason, Message, PromptMessage, Sampling, Section
 from chatrpc.errors import SummaryRefused
-from chatrpc.ports import ChatModel, ModelFinished, ModelRequest, TextDelta
+from chatrpc.models.summary.answer import parse_fold, parse_merge
+from chatrpc.models.summary.checks import check_narrative, checked_changes
+from chatrpc.ports import ChatModel, FactChange, Folding, ModelFinished, ModelRequest, TextDelta
 from chatrpc.tokens import cut_to_tokens, estimate_tokens
 
 # The estimate puts an English word at 1.7 to 1.9 tokens and a Chinese character at 3. Models overshoot a limit that
@@ -18,16 +21,18 @@ from chatrpc.tokens import cut_to_tokens, estimate_tokens
 _TOKENS_A_WORD, _TOKENS_A_CHARACTER = 2.5, 4
 # Roles, labels and tags around the texts, over and above the instructions.
 _OVERHEAD_TOKENS = 200
+# Room in the answer for the changes of the facts, beside the story.
+_CHANGES_TOKENS = 512
+# What known facts and an old story may take of the window at most, far above what the settings let them have.
+_KNOWN_TOKENS = 2_048
 # Only what reads as one of our own tags is changed, so that quoted code stays as it was said.
-_OWN_TAG = re.compile(r"<(?=[\s/\\]*(?:transcript|previous_summary))", re.IGNORECASE)
+_OWN_TAG = re.compile(r"<(?=[\s/\\]*(?:facts|story|messages)\b)", re.IGNORECASE)
 
 
 class ModelSummarizer:
     """Folds by asking a ChatModel.
 
-    The output limit of the request equals the limit of the summary: the estimate is an upper one, so a summary that
-    is short enough is never cut by it. A reasoning model would spend that limit on its thoughts; name another one in
-    CHATRPC_MODEL_SUMMARY_NAME.
+    A reasoning model would spend the answer's limit on its thoughts; name another one in CHATRPC_MODEL_SUMMARY_NAME.
     """
 
     def __init__(self, chat_model: ChatModel, model_name: str | None, context_window: int) -> None:
@@ -40,54 +45,69 @@ class ModelSummarizer:
     def name(self) -> str:
         return self._chat_model.model_name(self._model_name)
 
-    async def fold(self, previous: str | None, messages: Sequence[Message], max_tokens: int) -> str:
-        instructions = Template(_instructions()).substitute(
-            max_words=int(max_tokens / _TOKENS_A_WORD), max_characters=max_tokens // _TOKENS_A_CHARACTER
-        )
-        taken = estimate_tokens(instructions) + estimate_tokens(previous or "") + max_tokens + _OVERHEAD_TOKENS
+    @property
+    def batch_tokens(self) -> int:
+        instructions = estimate_tokens(_instructions("fold"))
+        return self._context_window - instructions - _KNOWN_TOKENS - _CHANGES_TOKENS - _OVERHEAD_TOKENS
+
+    async def fold(
+        self, narrative: str, facts: Sequence[Fact], messages: Sequence[Message], max_tokens: int
+    ) -> Folding:
+        instructions = _limited("fold", max_tokens)
+        known = [f"<facts>\n{_fact_lines(facts)}\n</facts>"] if facts else []
+        if narrative:
+            known.append(f"<story>\n{_quoted(narrative)}\n</story>")
+        taken = sum(map(estimate_tokens, (instructions, *known))) + max_tokens + _CHANGES_TOKENS + _OVERHEAD_TOKENS
         transcript = _transcript(messages, self._context_window - taken)
         if not transcript:
             raise SummaryRefused("There is nothing to fold: the messages hold no text, or none fits the window.")
-        parts = [f"<transcript>\n{transcript}\n</transcript>", "Write the new summary."]
-        if previous is not None:
-            parts.insert(0, f"<previous_summary>\n{_quoted(previous)}\n</previous_summary>")
+        blocks = [*known, f"<messages>\n{transcript}\n</messages>", "Write the new story and the changes of the facts."]
+        answer = await self._ask(instructions, blocks, max_tokens + _CHANGES_TOKENS, [each.id for each in messages])
+        folding = parse_fold(answer)
+        check_narrative(narrative, folding.narrative, max_tokens)
+        return Folding(folding.narrative, checked_changes(facts, folding.changes, folding.narrative, messages))
+
+    async def merge(self, facts: Sequence[Fact], max_tokens: int) -> tuple[FactChange, ...]:
+        blocks = [f"<facts>\n{_fact_lines(facts)}\n</facts>", "Write the changes."]
+        return parse_merge(await self._ask(_limited("merge", max_tokens), blocks, max_tokens + _CHANGES_TOKENS, []))
+
+    async def _ask(self, instructions: str, blocks: Sequence[str], max_tokens: int, message_ids: list[UUID]) -> str:
+        """The model's answer, whole."""
         prompt = (
             PromptMessage("system", instructions, Section.SYSTEM),
-            PromptMessage("user", "\n\n".join(parts), Section.QUERY, tuple(message.id for message in messages)),
+            PromptMessage("user", "\n\n".join(blocks), Section.QUERY, tuple(message_ids)),
         )
-        request = ModelRequest(prompt, self._model_name, Sampling(), max_tokens)
-        return _checked(*await self._complete(request), max_tokens)
-
-    async def _complete(self, request: ModelRequest) -> tuple[str, FinishReason]:
         texts: list[str] = []
         reason = FinishReason.FAILED
-        async for event in self._chat_model.stream(request):
+        async for event in self._chat_model.stream(ModelRequest(prompt, self._model_name, Sampling(), max_tokens)):
             match event:
                 case TextDelta(text):
                     texts.append(text)
                 case ModelFinished():
                     reason = event.reason
-        return "".join(texts).strip(), reason
+        if reason is not FinishReason.STOP:
+            raise SummaryRefused(f"The model's summary ended by {reason.value}, not by itself.")
+        answer = "".join(texts).strip()
+        if not answer:
+            raise SummaryRefused("The model's summary is empty.")
+        return answer
 
 
-def _checked(text: str, reason: FinishReason, max_tokens: int) -> str:
-    if reason is not FinishReason.STOP:
-        raise SummaryRefused(f"The model's summary ended by {reason.value}, not by itself.")
-    if not text:
-        raise SummaryRefused("The model's summary is empty.")
-    tokens = estimate_tokens(text)
-    if tokens > max_tokens:
-        raise SummaryRefused(f"The model's summary may take {tokens} tokens, more than the {max_tokens} allowed.")
-    return text
+def _fact_lines(facts: Sequence[Fact]) -> str:
+    return "\n".join(f"{fact.key} | {fact.kind.value} | {_quoted(fact.text)}" for fact in facts)
 
 
 def _transcript(messages: Sequence[Message], budget: int) -> str:
-    """The messages as `role: text` lines, within so many tokens; empty if there is no text or no room."""
-    spoken = [(message.role.value, message.text.strip()) for message in messages]
-    spoken = [(role, text) for role, text in spoken if text]
+    """The messages as `[number role] text`, within so many tokens; empty if there is no text or no room."""
+    spoken = [(message, text) for message in messages if (text := message.text.strip())]
     if sum(estimate_tokens(text) for _, text in spoken) > budget:
-        spoken = [(role, cut_to_tokens(text, budget // len(spoken))) for role, text in spoken]
-    return "\n".join(f"{role}: {_quoted(text)}" for role, text in spoken if text)
+        spoken = [(message, cut_to_tokens(text, budget // len(spoken))) for message, text in spoken]
+    return "\n".join(
+        # A line of a message's own cannot pass for the beginning of another message.
+        f"[{message.sequence} {message.role.value}] " + _quoted(text).replace("\n", "\n  ")
+        for message, text in spoken
+        if text
+    )
 
 
 def _quoted(text: str) -> str:
@@ -95,6 +115,12 @@ def _quoted(text: str) -> str:
     return _OWN_TAG.sub("&lt;", text)
 
 
+def _limited(name: str, max_tokens: int) -> str:
+    return Template(_instructions(name)).substitute(
+        max_words=int(max_tokens / _TOKENS_A_WORD), max_characters=max_tokens // _TOKENS_A_CHARACTER
+    )
+
+
 @cache
-def _instructions() -> str:
-    return files(__package__).joinpath("prompt.txt").read_text("utf-8")
+def _instructions(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.txt").read_text("utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
-from chatrpc.domain import Message, MessageState, Role, TextPart
+from chatrpc.domain import Fact, FactKind, Message, MessageState, Role, TextPart
 from chatrpc.tokens import estimate_tokens
 
 
@@ -28,3 +28,7 @@ def message(number: int, text: str, role: Role = Role.USER) -> Message:
 def dialogue(*texts: str) -> list[Message]:
     """Messages in turn, the user's first."""
     return [message(number, text, list(Role)[(number - 1) % 2]) for number, text in enumerate(texts, start=1)]
+
+
+def fact(key: str, text: str, kind: FactKind = FactKind.DETAIL, sequence: int = 1) -> Fact:
+    return Fact(key, kind, text, UUID(int=sequence), sequence, UUID(int=sequence), sequence)
