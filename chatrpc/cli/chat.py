@@ -9,18 +9,20 @@ import sys
 from collections import deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import Enum, auto
+from functools import partial
 
 import click
 from chatapi.v1.message_pb2 import MESSAGE_STATE_PENDING, ROLE_ASSISTANT, ROLE_USER, OutgoingMessage
 
+from chatrpc.cli.access import Access, needs_access
 from chatrpc.cli.answer import Answer, ending_of, text_of
 from chatrpc.cli.context_text import context_text
 from chatrpc.cli.remote import Remote
 from chatrpc.cli.terminal import Lines, printable
-from chatrpc.client import CallError, ChatSession, StatusCode, Turn, connect, text_message
+from chatrpc.client import CallError, ChatSession, StatusCode, Turn, text_message
 from chatrpc.errors import InvalidInput
-from chatrpc.settings import ClientSettings, load
 
 HELP = """\
 Type a message and press Enter. Commands:
@@ -31,8 +33,6 @@ Type a message and press Enter. Commands:
   /help          this list
   /quit          leave; so do Ctrl-D, and Ctrl-C while nothing is being answered"""
 
-# Seconds; a shorter wait before another try needs no words.
-WORTH_TELLING = 0.5
 HISTORY = 20
 
 # A path such as /etc/hosts is no command.
@@ -47,46 +47,25 @@ class _Signal(Enum):
 
 
 @click.command()
-@click.option("--endpoint", help="Where the server is; CHATRPC_ENDPOINT or http://127.0.0.1:8080 by default.")
-@click.option("--token", help="Access token; CHATRPC_TOKEN by default.")
+@needs_access
 @click.option("--conversation", "conversation_id", default="", help="Id of a conversation to go on with.")
-def chat(endpoint: str | None, token: str | None, conversation_id: str) -> None:
+@click.option("--temporary", is_flag=True, help="Remember nothing of the conversations that are begun.")
+def chat(access: Access, conversation_id: str, temporary: bool) -> None:
     """Talk to a server in the terminal; /help lists the commands."""
-    settings = load(ClientSettings)
-    if token is None:
-        token = settings.token.get_secret_value() if settings.token is not None else ""
-    if not token.strip():
-        raise click.ClickException(
-            "There is no token: give --token or set CHATRPC_TOKEN; `chatrpc token --user alice` mints one."
-        )
-    endpoint = endpoint or settings.endpoint
-    try:
-        asyncio.run(_chat(endpoint, token.strip(), conversation_id))
-    except InvalidInput as error:
-        raise click.ClickException(error.message) from None
-    except CallError as error:
-        raise click.ClickException(explain(error, endpoint)) from None
+    access.run(_chat(access, conversation_id, temporary), partial(problem_of, access))
 
 
-def explain(error: CallError, endpoint: str) -> str:
+def problem_of(access: Access, error: CallError) -> str:
     """What went wrong and what to do about it, for the person at the terminal."""
-    sentence = printable(error.message or error.code.name).rstrip(".") + "."
-    if error.code is StatusCode.UNAUTHENTICATED:
-        return f"{sentence} Get a new token with `chatrpc token --user alice`, and give it by --token or CHATRPC_TOKEN."
-    if error.temporary and not error.reason:
-        return f"The server at {endpoint} cannot be reached; `chatrpc dev` starts one on this machine."
+    problem = access.problem(error)
     if error.reason == "CONVERSATION_NOT_FOUND":
-        return f"{sentence} Begin a new one with /new, or by leaving out --conversation."
-    return sentence
+        return f"{problem} Begin a new one with /new, or by leaving out --conversation."
+    return problem
 
 
-async def _chat(endpoint: str, token: str, conversation_id: str) -> None:
-    def tell_of_retry(error: CallError, delay: float) -> None:
-        if delay >= WORTH_TELLING:
-            click.echo(f"[{explain(error, endpoint)} Trying again in {delay:.1f} s.]", err=True)
-
-    async with connect(endpoint, token, on_retry=tell_of_retry) as client, client.chat() as session:
-        talk = _Talk(Remote(client), session, endpoint)
+async def _chat(access: Access, conversation_id: str, temporary: bool) -> None:
+    async with access.client() as client, client.chat() as session:
+        talk = _Talk(Remote(client), session, access, temporary)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, talk.interrupt)
         await talk.run(conversation_id)
 
@@ -95,10 +74,11 @@ class _Talk:
     """Reads lines and does what they say, one after the other. More are read meanwhile: a `/cancel` stops the answer
     that is being written, whatever stands before it; all others wait their turn."""
 
-    def __init__(self, remote: Remote, session: ChatSession, endpoint: str) -> None:
+    def __init__(self, remote: Remote, session: ChatSession, access: Access, temporary: bool) -> None:
         self._remote = remote
         self._session = session
-        self._endpoint = endpoint
+        self._access = access
+        self._temporary = temporary
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._inputs: deque[str | _Signal] = deque()
         self._changed = asyncio.Event()
@@ -130,7 +110,7 @@ class _Talk:
                 except CallError as error:
                     if error.code is StatusCode.UNAUTHENTICATED:
                         raise
-                    click.echo(explain(error, self._endpoint), err=True)
+                    click.echo(problem_of(self._access, error), err=True)
         finally:
             reading.cancel()
 
@@ -200,7 +180,7 @@ class _Talk:
             # Nothing is created before there is something to say, but a wrong address or token is told at once.
             await self._remote.check()
         if self._interactive:
-            click.secho(f"Connected to {self._endpoint}. /help lists the commands.", dim=True)
+            click.secho(f"Connected to {self._access.endpoint}. /help lists the commands.", dim=True)
 
     async def _go_on_with(self, conversation_id: str) -> None:
         found = await self._remote.conversation(conversation_id)
@@ -238,7 +218,7 @@ class _Talk:
     async def _say(self, text: str) -> None:
         with self._answering() as answer:
             if not self._conversation_id:
-                self._conversation_id = await self._remote.create_conversation(text)
+                self._conversation_id = await self._remote.create_conversation(text, temporary=self._temporary)
                 click.secho(f"[conversation {self._conversation_id}]", dim=True)
             turn = await self._send(text)
             self._reply_id = turn.reply_id
@@ -273,8 +253,8 @@ class _Talk:
         if not self._reply_id:
             click.echo("There is no answer yet; say something first.")
             return
-        report = await self._remote.context_report(self._reply_id)
-        click.echo(printable(context_text(report)))
+        answer = await self._remote.context_report(self._reply_id)
+        click.echo(printable(context_text(answer.report, datetime.now(UTC))))
 
     async def _show_history(self, argument: str) -> None:
         if argument and not (argument.isdecimal() and int(argument)):

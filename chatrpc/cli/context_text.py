@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 from chatapi.v1 import context_report_pb2 as pb
 from chatapi.v1.message_pb2 import ROLE_USER
@@ -24,6 +25,7 @@ _REASONS = {
     pb.DROP_REASON_BELOW_FLOOR: "below the embedding model's floor",
     pb.DROP_REASON_NOT_SURE: "no sure hit, and only those were asked for",
     pb.DROP_REASON_EMPTY: "without any text",
+    pb.DROP_REASON_NEAR_DUPLICATE: "almost the same as a better one",
 }
 _SECTIONS = {
     pb.PROMPT_SECTION_SYSTEM: "system",
@@ -32,30 +34,53 @@ _SECTIONS = {
     pb.PROMPT_SECTION_RETRIEVED: "retrieved",
     pb.PROMPT_SECTION_QUERY: "your message",
 }
+# The largest unit that an age fills is the one it is told in.
+_UNITS = (
+    ("year", timedelta(days=365)),
+    ("month", timedelta(days=30)),
+    ("week", timedelta(weeks=1)),
+    ("day", timedelta(days=1)),
+    ("hour", timedelta(hours=1)),
+    ("minute", timedelta(minutes=1)),
+)
 
 
-def context_text(report: pb.ContextReport) -> str:
-    """What the model was given for a reply, and why, for people."""
-    return "\n".join(_lines(report))
+def context_text(report: pb.ContextReport, now: datetime) -> str:
+    """What the model was given for a reply, and why, for people; `now` is what ages are counted from."""
+    return "\n".join(_lines(report, now))
 
 
-def _lines(report: pb.ContextReport) -> Iterator[str]:
+def age(moment: datetime, now: datetime) -> str:
+    """How long ago a moment was, in words, rounded down."""
+    passed = now - moment
+    for name, unit in _UNITS:
+        if passed >= unit:
+            return f"{_count(passed // unit, name)} ago"
+    return "just now"
+
+
+def _lines(report: pb.ContextReport, now: datetime) -> Iterator[str]:
     yield f"Model: {report.model}; embeddings by {report.embedding_model}"
-    if report.HasField("summary"):
-        summary = report.summary
-        yield (
-            f"Summary: version {summary.version} covers the first {_count(summary.message_count, 'message')}, "
-            f"{summary.tokens:,} tokens"
-        )
-    else:
-        yield "Summary: none"
+    yield _summary(report)
     yield _verbatim(report.verbatim)
-    yield from _retrieved(report)
+    yield from _retrieved(report, now)
     yield from _dropped(report.dropped)
     sections = ", ".join(f"{_SECTIONS.get(each.section, 'other')} {each.tokens:,}" for each in report.sections)
     total = sum(each.tokens for each in report.sections)
     yield f"Tokens: {sections}; together {total:,} of at most {report.budget_tokens:,}"
     yield f"Time: {_milliseconds(report.assembly_time)} to assemble, {_milliseconds(report.embedding_time)} to embed"
+
+
+def _summary(report: pb.ContextReport) -> str:
+    rebuilding = "; it is being made anew after an erasure" if report.summary_rebuilding else ""
+    if not report.HasField("summary"):
+        return f"Summary: none{rebuilding}"
+    summary = report.summary
+    facts = f" with {_count(summary.fact_count, 'fact')}" if summary.fact_count else ""
+    covered = _count(summary.message_count, "message")
+    return (
+        f"Summary: version {summary.version}{facts} covers the first {covered}, {summary.tokens:,} tokens{rebuilding}"
+    )
 
 
 def _verbatim(messages: Sequence[pb.VerbatimMessage]) -> str:
@@ -64,33 +89,60 @@ def _verbatim(messages: Sequence[pb.VerbatimMessage]) -> str:
     return f"Word for word: {_count(len(messages), 'message')}, number {_ranges(numbers)}, {tokens:,} tokens"
 
 
-def _retrieved(report: pb.ContextReport) -> Iterator[str]:
+def _retrieved(report: pb.ContextReport, now: datetime) -> Iterator[str]:
     if not report.retrieved:
         yield f"Retrieved: none; {_OUTCOMES.get(report.retrieval, 'the search found nothing')}"
         return
     yield f"Retrieved: {_count(len(report.retrieved), 'passage')}"
+    documents = 0
     for hit in report.retrieved:
-        who = "you" if hit.role == ROLE_USER else "assistant"
-        where = "" if hit.conversation_id == report.conversation_id else f", conversation {hit.conversation_id}"
-        yield (
-            f"  cosine {hit.cosine:.2f}{' (sure)' if hit.sure else ''}, rank {hit.rank}, {hit.tokens:,} tokens, {who}, "
-            f'{hit.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC{where}: "{_quote(hit.text)}"'
-        )
+        cited = hit.HasField("citation")
+        documents += cited
+        # The number by which the model may cite it.
+        yield f"  {f'[{documents}] ' if cited else ''}{_quote(hit.text)}"
+        said = hit.create_time.ToDatetime(tzinfo=UTC)
+        source = _document(hit.citation) if cited else _speaker(hit, report.conversation_id)
+        yield f"    {source}, {age(said, now)} ({said:%Y-%m-%d %H:%M} UTC), {hit.tokens:,} tokens"
+        yield f"    {_ranking(hit)}"
+
+
+def _speaker(hit: pb.RetrievedPassage, here: str) -> str:
+    who = "you" if hit.role == ROLE_USER else "assistant"
+    return who if hit.conversation_id == here else f"{who}, in conversation {hit.conversation_id}"
+
+
+def _document(citation: pb.Citation) -> str:
+    place = " > ".join((f'document "{citation.title}"', *citation.headings))
+    page = f", page {citation.page}" if citation.page else ""
+    return f"{place}{page}, characters {citation.start:,}-{citation.end:,}"
+
+
+def _ranking(hit: pb.RetrievedPassage) -> str:
+    meaning = f"cosine {hit.cosine:.2f}{' (sure)' if hit.sure else ''}"
+    if hit.dense_rank:
+        meaning += f", number {hit.dense_rank:,} by meaning"
+    words = (
+        f"{hit.lexical_score:.2f} by words, number {hit.lexical_rank:,}" if hit.lexical_rank else "none of the words"
+    )
+    neighbours = f", {hit.neighbour_score:.2f} of it from its neighbours" if hit.neighbour_score else ""
+    return f"rank {hit.rank:,}: {meaning}; {words}; score {hit.score:.2f}{neighbours}"
 
 
 def _dropped(dropped: Sequence[pb.DroppedMessage]) -> Iterator[str]:
     if not dropped:
         yield "Left out: nothing"
         return
-    yield f"Left out, or not whole: {_count(len(dropped), 'message')}"
+    yield f"Left out, or not whole: {_count(len(dropped), 'item')}"
     by_reason: defaultdict[pb.DropReason.ValueType, list[pb.DroppedMessage]] = defaultdict(list)
     for each in dropped:
         by_reason[each.reason].append(each)
-    for reason, messages in by_reason.items():
-        ids = ", ".join(message.message_id for message in messages[:_LISTED])
-        more = f" and {len(messages) - _LISTED} more" if len(messages) > _LISTED else ""
-        tokens = sum(message.tokens for message in messages)
-        yield f"  {_REASONS.get(reason, 'for a reason unknown here')}, {tokens:,} tokens: {ids}{more}"
+    for reason, items in by_reason.items():
+        names = ", ".join(
+            _document(item.citation) if item.HasField("citation") else item.message_id for item in items[:_LISTED]
+        )
+        more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+        tokens = sum(item.tokens for item in items)
+        yield f"  {_REASONS.get(reason, 'for a reason unknown here')}, {tokens:,} tokens: {names}{more}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -110,7 +162,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _quote(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _QUOTE_CHARACTERS else f"{line[:_QUOTE_CHARACTERS].rstrip()} …"
+    if not line:
+        return "(erased since)"
+    return f'"{line}"' if len(line) <= _QUOTE_CHARACTERS else f'"{line[:_QUOTE_CHARACTERS].rstrip()} …"'
 
 
 def _milliseconds(duration: Duration) -> str:

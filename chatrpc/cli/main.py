@@ -20,6 +20,7 @@ COMMANDS = {
     "envoy": "Print Envoy's bootstrap for the settings in the environment.",
     "token": "Mint a token of the local issuer that `chatrpc dev` made.",
     "chat": "Talk to a server in the terminal.",
+    "explain": "Tell what the model was given for a reply, and why.",
 }
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from chatapi.v1.context_report_pb2 import ContextReport
-from chatapi.v1.conversation_pb2 import Conversation
+from chatapi.v1.conversation_pb2 import (
+    CONVERSATION_MEMORY_REMEMBERED,
+    CONVERSATION_MEMORY_TEMPORARY,
+    Conversation,
+)
 from chatapi.v1.conversation_service_pb2 import (
     CreateConversationRequest,
     GetContextReportRequest,
+    GetContextReportResponse,
     GetConversationRequest,
     ListConversationsRequest,
     ListMessagesRequest,
+    PreviewContextRequest,
+    PreviewContextResponse,
 )
-from chatapi.v1.message_pb2 import Message
+from chatapi.v1.message_pb2 import Message, Part, TextPart
 
 from chatrpc.client import ChatClient, RetryPolicy
 
@@ -38,10 +44,11 @@ class Remote:
         request = GetConversationRequest(conversation_id=conversation_id)
         return (await self._client.call(self._stub.GetConversation, request, retry=_FIRST_CALL)).conversation
 
-    async def create_conversation(self, first_message: str) -> str:
+    async def create_conversation(self, first_message: str, *, temporary: bool = False) -> str:
         """The id of a new conversation, which is named after its first message."""
+        memory = CONVERSATION_MEMORY_TEMPORARY if temporary else CONVERSATION_MEMORY_REMEMBERED
         request = CreateConversationRequest(
-            conversation=Conversation(title=first_message[:_TITLE_CHARACTERS]), request_id=str(uuid4())
+            conversation=Conversation(title=first_message[:_TITLE_CHARACTERS], memory=memory), request_id=str(uuid4())
         )
         return (await self._client.call(self._stub.CreateConversation, request)).conversation.id
 
@@ -56,6 +63,11 @@ class Remote:
                 return messages[:number][::-1]
             request.page_token = page.next_page_token
 
-    async def context_report(self, reply_id: str) -> ContextReport:
-        request = GetContextReportRequest(reply_id=reply_id)
-        return (await self._client.call(self._stub.GetContextReport, request)).report
+    async def context_report(self, reply_id: str) -> GetContextReportResponse:
+        """What the model was given for a reply."""
+        return await self._client.call(self._stub.GetContextReport, GetContextReportRequest(reply_id=reply_id))
+
+    async def preview(self, conversation_id: str, text: str) -> PreviewContextResponse:
+        """What the model would be given for a message."""
+        request = PreviewContextRequest(conversation_id=conversation_id, parts=[Part(text=TextPart(text=text))])
+        return await self._client.call(self._stub.PreviewContext, request)

@@ -1,4 +1,4 @@
-"""`chatrpc chat` in a process of its own, typed to and read from."""
+"""A command such as `chatrpc chat` in a process of its own, typed to and read from."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(*arguments: str, tty: bool = False, stdin: int | None = None, **env: str) -> AsyncIterator[Terminal]:
+async def terminal(
+    *arguments: str, command: str = "chat", tty: bool = False, stdin: int | None = None, **env: str
+) -> AsyncIterator[Terminal]:
     """Args: stdin: A descriptor to read from, in place of what the test types."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATRPC_")} | env
     slave = typed = -1
@@ -82,7 +84,7 @@ async def terminal(*arguments: str, tty: bool = False, stdin: int | None = None,
         stdin, typed = os.pipe()
     process = await asyncio.create_subprocess_exec(
         CHATRPC,
-        "chat",
+        command,
         *arguments,
         stdin=slave if tty else stdin,
         stdout=slave if tty else PIPE,

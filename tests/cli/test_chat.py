@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chatapi.v1.conversation_service_pb2 import ListConversationsRequest, ListMessagesRequest
+from chatapi.v1.conversation_pb2 import CONVERSATION_MEMORY_TEMPORARY
+from chatapi.v1.conversation_service_pb2 import GetConversationRequest, ListConversationsRequest, ListMessagesRequest
 from chatapi.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_COMPLETE, Message
 
 from tests.cli.terminal import Terminal, terminal
@@ -216,3 +217,12 @@ async def test_a_person_at_a_terminal_gets_a_prompt(stage: Stage) -> None:
         await person.shows("> ")
         person.type_bytes(b"\x04")
         assert await person.code() == 0
+
+
+async def test_conversations_are_temporary_where_asked_for(stage: Stage) -> None:
+    async with terminal(*arguments(stage), "--temporary") as person:
+        person.type("hello")
+        conversation_id = await conversation_of(person)
+    request = GetConversationRequest(conversation_id=conversation_id)
+    made = (await stage.conversations.GetConversation(request, metadata=signed_in())).conversation
+    assert made.memory == CONVERSATION_MEMORY_TEMPORARY
