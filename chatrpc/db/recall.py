@@ -15,6 +15,7 @@ from pgvector import HalfVector
 
 from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings_from_json
 from chatrpc.db.engine import Database, Statement
+from chatrpc.db.search import Pool, Query, pool_call, pool_of
 from chatrpc.domain import (
     Conversation,
     ConversationMemory,
@@ -126,6 +127,28 @@ class Recall:
             _search_call(user_id, conversation_id, search, path, keep, None),
         )
         return _hot_path_of(hot, conversation_id, path), [_candidate_of(row) for row in found]
+
+
+    async def pool(self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path) -> Pool:
+        """What a hybrid search finds to score; of this conversation only messages on `through`.
+
+        `through` is the summarised part of the path, so that nothing is found that stands verbatim in the window.
+        """
+        covered = _length(through)
+        [rows] = await self._database.calls(
+            pool_call(user_id, conversation_id, query, _ends(through), covered, covered)
+        )
+        return pool_of(rows[0], query)
+
+    async def hot_path_and_pool(
+        self, user_id: UUID, conversation_id: UUID, path: Path, query: Query, *, keep: int = 0
+    ) -> tuple[HotPath, Pool]:
+        """`hot_path`, and `pool` through the anchor of the summary that it finds, in one round trip."""
+        hot, found = await self._database.calls(
+            _hot_path_call(user_id, conversation_id, path, keep),
+            pool_call(user_id, conversation_id, query, _ends(path), _length(path) - keep, None),
+        )
+        return _hot_path_of(hot, conversation_id, path), pool_of(found[0], query)
 
 
 def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:

@@ -5,17 +5,34 @@ A unit is a message or a chunk of a document; it is embedded in one or more pass
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import HalfVector
 
-MOST_TERMS = 32
-"""Terms of a query that are matched; further ones are left out, so the most telling stand first."""
-MOST_FREQUENT = 7
-"""A term counts this often in one passage at most; BM25 hardly tells more apart."""
+from chatrpc.db.engine import Statement
+from chatrpc.db.terms import MOST_QUERY_TERMS, query_vectors
+from chatrpc.ports import Vector
+
+EXACT_TO = 2_000
+"""Passages up to which a search scans them all exactly; there it takes as long as a search in two stages."""
+INDEXED_FROM = 100_000
+"""Passages from which a user's own indexes serve, where `chatrpc index` has made them."""
+NEAR = 200
+"""Passages of either kind, near by vector and by words, that a first look chooses for an exact one."""
+
+POOL = (
+    "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::sparsevec[], "
+    "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
+)
+# PostgreSQL counts microseconds from the beginning of 2000.
+_EPOCH = 946_684_800.0
+_SHIFTS = 3 * np.arange(8, dtype=np.int32)
 
 
 class Source(IntEnum):
@@ -23,6 +40,30 @@ class Source(IntEnum):
 
     MESSAGE = 0
     CHUNK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for, and where.
+
+    Attributes:
+        vector: The question's unit vector.
+        space_id: The embedding space it belongs to.
+        terms: Of the question, the most telling first; `chatrpc.db.terms.MOST_QUERY_TERMS` are looked for.
+        elsewhere: Whether to look into the active paths of the user's other conversations.
+        collections: Collections whose documents to look into; None for all documents, without one too.
+        shared_id: The owner of documents that all users may find, or None.
+        exact_to, indexed_from: Sizes that decide the tier.
+    """
+
+    vector: Vector
+    space_id: int
+    terms: Sequence[str]
+    elsewhere: bool
+    collections: Sequence[UUID] | None = ()
+    shared_id: UUID | None = None
+    exact_to: int = EXACT_TO
+    indexed_from: int = INDEXED_FROM
 
 
 class Tier(StrEnum):
@@ -58,7 +99,8 @@ class Pool:
         length: `(n,)`, int32, in terms.
         created: `(n,)`, float64, seconds since the epoch.
         match_row, match_term, match_frequency: `(m,)`, one entry for each unit and term of the query that it holds: row
-            in the arrays above, index of the term, how often (at most `MOST_FREQUENT` in a passage).
+            in the arrays above, index of the term, how often (at most
+            `chatrpc.db.terms.MOST_FREQUENT` in a passage).
         document_frequency: `(t,)`, int32, by term of the query: units in scope that hold it, found or not.
         population: Units in scope.
         mean_length: Their length in terms, on average.
@@ -92,4 +134,128 @@ class Pool:
         return UUID(bytes=self.unit[row].tobytes())
 
     def source(self, row: int) -> Source:
-        return self.containers[self.container[row]].source
+        return self.containers[int(self.container[row])].source
+
+
+def pool_call(
+    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, through: int | None
+) -> Statement:
+    """The statement that finds a pool; `ends` as the function hot_path has it."""
+    return POOL, (
+        user_id,
+        query.shared_id,
+        conversation_id,
+        ends,
+        last_anchor,
+        through,
+        HalfVector(query.vector),
+        query.space_id,
+        query_vectors(query.terms),
+        query.elsewhere,
+        None if query.collections is None else list(query.collections),
+        query.exact_to,
+        query.indexed_from,
+        NEAR,
+    )
+
+
+def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
+    """The pool that the function search_pool packed."""
+    unit = _array(row["units"], "V16")
+    containers = _array(row["containers"], "V16")
+    columns: dict[str, Any] = {
+        "unit": unit,
+        "passage": _array(row["passages"], ">i2").astype(np.int16),
+        "owner": _array(row["owners"], "i1"),
+        "place": _array(row["places"], ">i4").astype(np.int32),
+        "branch": _array(row["branches"], ">i4").astype(np.int32),
+        # The operator gives the negative product, so that the nearest sort first.
+        "cosine": -_array(row["cosines"], ">f4").astype(np.float32),
+        "created": _array(row["moments"], ">i8") / 1e6 + _EPOCH,
+        "container": containers,
+        "source": _array(row["sources"], ">i2"),
+    }
+    length = _array(row["lengths"], ">i4").astype(np.int32)
+    frequency = _frequencies(row["matches"], min(len(query.terms), MOST_QUERY_TERMS), len(unit))
+    if columns["passage"].any():
+        nearest, group = _group(unit, columns["cosine"])
+        columns = {name: column[nearest] for name, column in columns.items()}
+        length = np.bincount(group, length).astype(np.int32)
+        whole = np.zeros((len(nearest), frequency.shape[1]), np.int32)
+        np.add.at(whole, group, frequency)
+        frequency = whole
+    columns["container"], named = _containers(columns["container"], columns.pop("source"))
+    match_row, match_term = np.nonzero(frequency)
+    return Pool(
+        **columns,
+        length=length,
+        containers=named,
+        match_row=match_row.astype(np.int32),
+        match_term=match_term.astype(np.int32),
+        match_frequency=frequency[match_row, match_term],
+        **_of_all(row, columns["cosine"], length, frequency),
+    )
+
+
+def _of_all(
+    row: Mapping[str, Any], cosine: NDArray[np.float32], length: NDArray[np.int32], frequency: NDArray[np.int32]
+) -> dict[str, Any]:
+    """What is said of all units in scope: in the exact tier they are all here."""
+    tier, found = Tier(row["tier"]), len(cosine)
+    if tier is Tier.EXACT:
+        return {
+            "tier": tier,
+            "population": found,
+            "mean_length": float(length.mean()) if found else 0.0,
+            "dense_mean": float(cosine.mean()) if found else 0.0,
+            "dense_std": float(cosine.std()) if found else 0.0,
+            "document_frequency": np.count_nonzero(frequency, axis=0).astype(np.int32),
+        }
+    held = np.asarray(row["document_frequency"], np.int32)[: frequency.shape[1]]
+    return {
+        "tier": tier,
+        # Estimates are not to contradict what was found.
+        "population": max(row["population"], found, int(held.max(initial=0))),
+        "mean_length": row["mean_length"],
+        "dense_mean": row["dense_mean"],
+        "dense_std": row["dense_std"],
+        "document_frequency": held,
+    }
+
+
+def _array(packed: bytes | None, kind: str) -> NDArray[Any]:
+    return np.frombuffer(packed or b"", kind)
+
+
+def _frequencies(packed: Sequence[bytes | None], terms: int, rows: int) -> NDArray[np.int32]:
+    """How often each row holds each term, `(rows, terms)`, from the products with `chatrpc.db.terms.query_vectors`."""
+    held = np.zeros((rows, 8 * len(packed)), np.int32)
+    for number, each in enumerate(packed):
+        if each is not None:
+            product = -_array(each, ">f4").astype(np.int32)
+            held[:, 8 * number : 8 * number + 8] = (product[:, None] >> _SHIFTS) & 7
+    return held[:, :terms]
+
+
+def _group(unit: NDArray[np.void], cosine: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of passages: the row of each unit's nearest, and each row's unit as an index into those."""
+    high, low = unit.view(">u8").reshape(-1, 2).T
+    order = np.lexsort((-cosine, low, high))
+    begins = np.ones(len(unit), np.bool_)
+    begins[1:] = unit[order][1:] != unit[order][:-1]
+    group = np.empty(len(unit), np.intp)
+    group[order] = np.cumsum(begins) - 1
+    return order[begins], group
+
+
+def _containers(ids: NDArray[np.void], sources: NDArray[np.int16]) -> tuple[NDArray[np.int32], tuple[Container, ...]]:
+    """Each row's container as an index into the different ones."""
+    high, low = ids.view(">u8").reshape(-1, 2).T
+    order = np.lexsort((low, high))
+    begins = np.ones(len(ids), np.bool_)
+    begins[1:] = ids[order][1:] != ids[order][:-1]
+    index = np.empty(len(ids), np.int32)
+    index[order] = np.cumsum(begins) - 1
+    first = order[begins]
+    named = zip(ids[first].tolist(), sources[first].tolist(), strict=True)
+    return index, tuple(Container(UUID(bytes=each), Source(source)) for each, source in named)

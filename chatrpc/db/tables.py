@@ -33,7 +33,6 @@ from sqlalchemy import text as sql_text
 from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
 # Columns of embeddings that its primary key includes.
 LOOKED_AT_FIRST = [
     "conversation_id", "branch", "depth", "active", "source", "collection_id", "length", "code", "terms"

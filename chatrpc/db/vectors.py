@@ -1,14 +1,16 @@
-"""The VectorStore: vectors of messages in pgvector, one embedding space beside the other, never mixed."""
+"""The VectorStore: what passages say, as vectors in pgvector and as terms; one embedding space beside the other, never
+mixed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from pgvector import HalfVector
 
 from chatrpc.db.engine import Database
+from chatrpc.db.terms import term_vector
 from chatrpc.errors import SettingsError
 from chatrpc.ports import EmbeddingSpace, Vector
 
@@ -21,28 +23,53 @@ SPACES = "SELECT id, fingerprint, name, dimension FROM embedding_spaces ORDER BY
 # The lock on the conversation keeps a vector from being written after its conversation is deleted, and, while an append
 # switches branches, from being written as a part of the path that is just being left: a weaker one would let it pass.
 LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR SHARE"
-ADD = """
-INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active,
-                        span_start, span_end, embedding)
-SELECT m.user_id, %s, m.id, %s, m.conversation_id, m.branch, m.depth,
-       c.memory = 'remembered' AND on_path(m.branch, m.depth, c.lineage || ARRAY[c.head_branch, c.head_depth]),
-       %s, %s, %s
-FROM messages m JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
-WHERE m.user_id = %s AND m.id = %s AND m.state <> 'erased' AND c.memory <> 'temporary'
+NEW = """
+FROM unnest(%(ids)s::uuid[], %(passages)s::smallint[], %(starts)s::integer[], %(ends)s::integer[],
+            %(lengths)s::integer[], %(vectors)s::halfvec[], %(terms)s::sparsevec[])
+     AS n (id, passage, start, stop, length, vector, terms)
+"""
+REPLACE = """
 ON CONFLICT (user_id, space_id, message_id, passage) DO UPDATE SET
-    span_start = excluded.span_start, span_end = excluded.span_end, embedding = excluded.embedding
+    span_start = excluded.span_start, span_end = excluded.span_end, length = excluded.length,
+    embedding = excluded.embedding, terms = excluded.terms
+"""
+ADD = f"""
+INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, created_at,
+                        span_start, span_end, length, embedding, terms)
+SELECT m.user_id, %(space)s, m.id, n.passage, m.conversation_id, m.branch, m.depth,
+       c.memory = 'remembered' AND on_path(m.branch, m.depth, c.lineage || ARRAY[c.head_branch, c.head_depth]),
+       m.created_at, n.start, n.stop, n.length, n.vector, n.terms
+{NEW}
+JOIN messages m ON m.user_id = %(user)s AND m.id = n.id
+JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
+WHERE m.state <> 'erased' AND c.memory <> 'temporary'
+{REPLACE}
+"""
+# A document cannot be deleted while this lock is held; its progress may be noted.
+LOCK_DOCUMENTS = "SELECT id FROM documents WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR KEY SHARE"
+ADD_CHUNKS = f"""
+INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, created_at,
+                        span_start, span_end, length, embedding, terms, source, collection_id)
+SELECT k.user_id, %(space)s, k.id, n.passage, k.document_id, 0, k.number, true,
+       d.created_at, n.start, n.stop, n.length, n.vector, n.terms, 1, d.collection_id
+{NEW}
+JOIN document_chunks k ON k.user_id = %(user)s AND k.id = n.id
+JOIN documents d ON d.user_id = k.user_id AND d.id = k.document_id
+{REPLACE}
 """
 DELETE = "DELETE FROM embeddings WHERE user_id = %s AND message_id = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
 class NewVector:
-    """The vector of one passage of a message.
+    """One passage of a message, or of a chunk of a document, as it is searched.
 
     Attributes:
+        message_id, conversation_id: Of a chunk, the chunk's id and the document's.
         passage: Number of the passage within the message, from 0.
         span: First and one past the last character of the passage in the message's text.
         vector: Unit vector of the space's dimension.
+        terms: How often the passage holds which terms; they are searched, beside the vector, by equality.
     """
 
     message_id: UUID
@@ -50,10 +77,11 @@ class NewVector:
     passage: int
     span: tuple[int, int]
     vector: Vector
+    terms: Mapping[str, int] = field(default_factory=dict)
 
 
 class VectorStore:
-    """Keeps the vectors of one user's messages. Searching is `chatrpc.db.recall.Recall.search`."""
+    """Keeps what a search compares. Searching is `chatrpc.db.recall.Recall.pool`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -80,16 +108,30 @@ class VectorStore:
         )
 
     async def add(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector]) -> None:
-        """Store vectors; those of messages that are gone are left out, those stored before are replaced."""
+        """Store passages of messages; those of messages that are gone are left out, those stored before replaced."""
+        await self._add(user_id, space_id, vectors, LOCK, ADD)
+
+    async def add_chunks(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector]) -> None:
+        """Store passages of chunks; those of documents that are gone are left out, those stored before replaced."""
+        await self._add(user_id, space_id, vectors, LOCK_DOCUMENTS, ADD_CHUNKS)
+
+    async def _add(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector], lock: str, add: str) -> None:
         if not vectors:
             return
+        columns = {
+            "user": user_id,
+            "space": space_id,
+            "ids": [v.message_id for v in vectors],
+            "passages": [v.passage for v in vectors],
+            "starts": [v.span[0] for v in vectors],
+            "ends": [v.span[1] for v in vectors],
+            "lengths": [sum(v.terms.values()) for v in vectors],
+            "vectors": [HalfVector(v.vector) for v in vectors],
+            "terms": [term_vector(v.terms) for v in vectors],
+        }
         async with self._database.transaction(user_id) as connection:
-            conversations = sorted({vector.conversation_id for vector in vectors})
-            await connection.execute(LOCK, (user_id, conversations))
-            await connection.cursor().executemany(
-                ADD,
-                [(space_id, v.passage, *v.span, HalfVector(v.vector), user_id, v.message_id) for v in vectors],
-            )
+            await connection.execute(lock, (user_id, sorted({v.conversation_id for v in vectors})))
+            await connection.execute(add, columns)
 
     async def delete_messages(self, user_id: UUID, message_ids: Sequence[UUID]) -> int:
         """Remove all vectors of messages; the number removed."""

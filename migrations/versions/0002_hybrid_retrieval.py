@@ -20,7 +20,8 @@ SERVER_ROLE = "chatrpc_server"
 KEY = "user_id, space_id, message_id, passage"
 LOOKED_AT_FIRST = "conversation_id, branch, depth, active, source, collection_id, length, code, terms"
 SHARED = "(SELECT nullif(current_setting('chatrpc.shared_id', true), '')::uuid)"
-ADDED = ("source", "collection_id", "created_at", "length", "terms", "code")
+FUNCTIONS_ADDED = ("count_embeddings", "in_scope", "search_coarsely", "search_pool")
+COLUMNS_ADDED = ("source", "collection_id", "created_at", "length", "terms", "code")
 
 
 def upgrade() -> None:
@@ -59,7 +60,8 @@ def upgrade() -> None:
     op.execute(
         "INSERT INTO embedding_counts SELECT user_id, space_id, count(*) FROM embeddings GROUP BY user_id, space_id"
     )
-    create("count_embeddings_1")
+    for name in FUNCTIONS_ADDED:
+        create(f"{name}_1")
     for operation, rows in (("INSERT", "NEW"), ("DELETE", "OLD")):
         op.execute(
             f"CREATE TRIGGER count_after_{operation.lower()} AFTER {operation} ON embeddings "
@@ -72,22 +74,26 @@ def upgrade() -> None:
         "USING (user_id = (SELECT nullif(current_setting('chatrpc.user_id', true), '')::uuid))"
     )
     op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON embedding_counts TO {SERVER_ROLE}")
-    for table in ("embeddings", "embedding_counts"):
-        op.execute(f"CREATE POLICY shared ON {table} FOR SELECT TO {SERVER_ROLE} USING (user_id = {SHARED})")
+    # A shared owner shares documents, whoever may be taken for one.
+    op.execute(
+        f"CREATE POLICY shared ON embeddings FOR SELECT TO {SERVER_ROLE} USING (source <> 0 AND user_id = {SHARED})"
+    )
+    op.execute(f"CREATE POLICY shared ON embedding_counts FOR SELECT TO {SERVER_ROLE} USING (user_id = {SHARED})")
 
 
 def downgrade() -> None:
     op.execute("DROP POLICY shared ON embeddings")
     for operation in ("insert", "delete"):
         op.execute(f"DROP TRIGGER count_after_{operation} ON embeddings")
-    op.execute("DROP FUNCTION count_embeddings")
+    for name in reversed(FUNCTIONS_ADDED):
+        op.execute(f"DROP FUNCTION {name}")
     op.drop_table("embedding_counts")
     # Nothing before knows of documents.
     op.execute("DELETE FROM embeddings WHERE source <> 0")
     op.drop_index("embeddings_place_idx", "embeddings")
     op.create_index("embeddings_conversation_idx", "embeddings", ["user_id", "conversation_id"])
     op.execute("ALTER TABLE embeddings DROP CONSTRAINT embeddings_pkey")
-    for column in reversed(ADDED):
+    for column in reversed(COLUMNS_ADDED):
         op.drop_column("embeddings", column)
     op.execute(f"ALTER TABLE embeddings ADD PRIMARY KEY ({KEY})")
 
