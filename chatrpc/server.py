@@ -7,10 +7,12 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 
 from chatrpc.context.assembler import ContextAssembler
+from chatrpc.context.expiry import Expiry
 from chatrpc.context.memory import MemoryWorker
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database, open_database, require_row_level_security
@@ -98,6 +100,13 @@ class Memory:
             self.space_id,
             settings.context,
         )
+
+    async def background(self, settings: MemorySettings, worker: MemoryWorker) -> None:
+        """All background work, until cancelled."""
+        expiry = Expiry(Conversations(self.database), timedelta(seconds=settings.context.temporary_age))
+        async with asyncio.TaskGroup() as work:
+            work.create_task(worker.run(), name="memory worker")
+            work.create_task(expiry.run(), name="expiry")
 
     def assembler(self, settings: MemorySettings) -> ContextAssembler:
         return ContextAssembler(
@@ -199,7 +208,9 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
         lease.on_lapse = turns.abandon
         conversations = Conversations(memory.database)
         add_services(doors.server, settings.server, turns, conversations, reports, assembler, doors.drain)
-        working = asyncio.create_task(worker.run(), name="memory worker") if settings.server.embedded_worker else None
+        working = None
+        if settings.server.embedded_worker:
+            working = asyncio.create_task(memory.background(settings.memory, worker), name="background work")
         try:
             doors.open()
             log.info("ready")

@@ -213,6 +213,9 @@ class ContextSettings(_Section):
     retrieval_timeout: float = Field(
         default=2.0, gt=0, description="Seconds after which a reply goes on without retrieved items."
     )
+    temporary_age: float = Field(
+        default=86_400.0, gt=0, description="Seconds after its last change until a temporary conversation is deleted."
+    )
 
 
 class KnowledgeSettings(_Section):

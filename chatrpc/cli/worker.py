@@ -22,6 +22,6 @@ def worker() -> None:
     async def work() -> None:
         with stopped_by_signals():
             async with open_memory(settings) as memory:
-                await memory.worker(settings).run()
+                await memory.background(settings, memory.worker(settings))
 
     run(work())

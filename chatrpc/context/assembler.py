@@ -21,12 +21,14 @@ from chatrpc.domain import (
     Accepted,
     AssembledContext,
     ContextReport,
+    ConversationMemory,
     HotPath,
     MemoryScope,
     Message,
     Part,
     Path,
     PromptMessage,
+    Reach,
     RetrievalMode,
     RetrievalOutcome,
     TurnSettings,
@@ -55,6 +57,7 @@ class _Request:
     query: Query
     pending: PendingQuery
     settings: TurnSettings
+    memory: ConversationMemory
     hits: int
     started: float
     embedding_wait: float = 0.0
@@ -63,7 +66,8 @@ class _Request:
 
     @property
     def scope(self) -> MemoryScope:
-        return self.settings.memory_scope or MemoryScope.USER
+        elsewhere = Reach.of(self.settings, self.memory).elsewhere
+        return MemoryScope.USER if elsewhere else MemoryScope.CONVERSATION
 
 
 class ContextAssembler:
@@ -120,6 +124,7 @@ class ContextAssembler:
             query=Query(message.id, message.sequence, message.text, message.tokens),
             pending=pending or self.embed_query(message.parts),
             settings=accepted.turn_settings.over(accepted.settings),
+            memory=accepted.memory,
             hits=self._settings.hits,
             started=started,
         )
@@ -154,6 +159,7 @@ class ContextAssembler:
             query=Query(None, 0, text, estimate_tokens(text)),
             pending=pending,
             settings=settings.over(conversation.settings),
+            memory=conversation.memory,
             hits=self._settings.hits if max_retrieved is None else max_retrieved,
             started=time.perf_counter(),
         )
