@@ -8,20 +8,19 @@ late summary makes the verbatim part of a prompt longer, a late vector is not fo
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import structlog
-
+from chatrpc.context.background import WorkLoop, backoff, log_failure
 from chatrpc.context.fold import Folder
+from chatrpc.context.retrieval.lexicon import terms
 from chatrpc.db.memory import MemoryTask, MemoryTasks
 from chatrpc.db.recall import Recall
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import Message
-from chatrpc.errors import ChatError, SummaryRefused
 from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Summarizer
@@ -33,17 +32,13 @@ LEASE = timedelta(minutes=5)
 wait so long for another to take them over."""
 CONCURRENCY = 4
 """Conversations that one process works on at a time."""
-POLL_SECONDS = 1.0
-"""Pause between two looks for work that other processes left."""
-LONGEST_PAUSE = timedelta(minutes=5)
-"""Between two tries of a task, or of a database that is away, the pauses double from a second up to this."""
 
 _MESSAGES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64
+# Models that read longer texts tell less of each of their sentences, and an index entry holds the terms of no longer one.
+_PASSAGE_TOKENS = 512
 # Splitting reads 1,000 characters in about 0.1 ms, so a longer text would hold up the event loop noticeably.
 _LONG_TEXT = 20_000
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -62,9 +57,13 @@ class _Passage:
     span: tuple[int, int]
 
     @property
-    def text(self) -> str:
+    def said(self) -> str:
         start, end = self.span
-        return embedding_text(self.message.role, self.message.text[start:end])
+        return self.message.text[start:end]
+
+    @property
+    def text(self) -> str:
+        return embedding_text(self.message.role, self.said)
 
 
 class MemoryWorker:
@@ -90,65 +89,31 @@ class MemoryWorker:
         self._folder = Folder(summaries, recall, summarizer, context)
         self._embedder = embedder
         self._space_id = space_id
-        self._woken = asyncio.Event()
+        self._loop = WorkLoop("memory", self._claim, self._work, CONCURRENCY)
 
     def wake(self) -> None:
         """Look for work at once: a turn of this process has finished."""
-        self._woken.set()
+        self._loop.wake()
 
     async def run(self) -> None:
         """Work until cancelled. No error ends it; conversations under way when it is cancelled are given back."""
-        running: set[asyncio.Task[None]] = set()
-        failures = 0
-        try:
-            while True:
-                self._woken.clear()
-                try:
-                    claimed = await self._claim(CONCURRENCY - len(running))
-                    failures = 0
-                except Exception as error:  # noqa: BLE001 - the worker outlives every fault of a look for work.
-                    failures += 1
-                    _log_failure("memory_claim_failed", error, attempts=failures)
-                    claimed = []
-                for task in claimed:
-                    work = asyncio.create_task(self._work(task), name=f"memory of {task.conversation_id}")
-                    running.add(work)
-                    work.add_done_callback(running.discard)
-                    work.add_done_callback(lambda _: self._woken.set())
-                await self._pause(failures)
-        finally:
-            for work in running:
-                work.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        await self._loop.run()
 
     async def drain(self) -> int:
         """Work until nothing is due and return the number of tasks taken; those that fail are not due for a while."""
-        taken = 0
-        while claimed := await self._claim(CONCURRENCY):
-            await asyncio.gather(*(self._work(task) for task in claimed))
-            taken += len(claimed)
-        return taken
+        return await self._loop.drain()
 
     async def _claim(self, limit: int) -> list[MemoryTask]:
-        return await self._tasks.claim(limit, LEASE) if limit else []
-
-    async def _pause(self, failures: int) -> None:
-        """Wait for a reason to look again; a database that is away is not asked sooner because a turn has ended."""
-        if failures:
-            await asyncio.sleep(_backoff(failures).total_seconds())
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._woken.wait()
+        return await self._tasks.claim(limit, LEASE)
 
     async def _work(self, task: MemoryTask) -> None:
         """Do a task and give it back, however it ends."""
         watermark = _Watermark(task.embedded_sequence)
-        pause: timedelta | None = _backoff(task.attempts)
+        pause: timedelta | None = backoff(task.attempts)
         try:
             failures = await self._remember(task, watermark)
             for error in failures:
-                _log_failure(
+                log_failure(
                     "memory_task_failed", error, conversation_id=str(task.conversation_id), attempts=task.attempts
                 )
             if not failures:
@@ -177,7 +142,7 @@ class MemoryWorker:
             else:
                 await self._tasks.retry(task, watermark.sequence, pause)
         except Exception as error:  # noqa: BLE001 - the task comes back by itself when its lease is over.
-            _log_failure("memory_give_back_failed", error, conversation_id=str(task.conversation_id))
+            log_failure("memory_give_back_failed", error, conversation_id=str(task.conversation_id))
 
     async def _embed(self, task: MemoryTask, watermark: _Watermark) -> None:
         """Embed the finished messages behind the watermark, in groups, and move it past each group.
@@ -201,7 +166,7 @@ class MemoryWorker:
         text = message.text
         if not text.strip():
             return []
-        room = self._embedder.space.max_tokens - TEMPLATE_TOKENS
+        room = min(self._embedder.space.max_tokens, _PASSAGE_TOKENS) - TEMPLATE_TOKENS
         if len(text) <= _LONG_TEXT:
             spans = split_passages(text, room, estimate_tokens)
         else:
@@ -212,24 +177,19 @@ class MemoryWorker:
         if not passages:
             return
         vectors = await self._embedder.embed([passage.text for passage in passages])
+        if sum(len(passage.said) for passage in passages) <= _LONG_TEXT:
+            counted = _count_terms(passages)
+        else:
+            counted = await asyncio.to_thread(_count_terms, passages)
         await self._vectors.add(
             task.user_id,
             self._space_id,
             [
-                NewVector(passage.message.id, passage.message.conversation_id, passage.number, passage.span, vector)
-                for passage, vector in zip(passages, vectors, strict=True)
+                NewVector(p.message.id, p.message.conversation_id, p.number, p.span, vector, held)
+                for p, vector, held in zip(passages, vectors, counted, strict=True)
             ],
         )
 
 
-def _backoff(attempts: int) -> timedelta:
-    """The pause after so many tries in a row: one second, doubling."""
-    return min(timedelta(seconds=2 ** min(attempts - 1, 20)), LONGEST_PAUSE)
-
-
-def _log_failure(event: str, error: BaseException, **details: object) -> None:
-    """Log what is expected to happen, such as an outage, in a line, and a fault of ours with its trace."""
-    if isinstance(error, ChatError | SummaryRefused | TimeoutError):
-        log.warning(event, problem=str(error) or type(error).__name__, **details)
-    else:
-        log.error(event, exc_info=error, **details)
+def _count_terms(passages: Sequence[_Passage]) -> list[Counter[str]]:
+    return [terms(passage.said) for passage in passages]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 
-from chatrpc.context import memory
+from chatrpc.context import background, memory
 from chatrpc.context.memory import MemoryWorker
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database, open_database
@@ -370,16 +371,17 @@ async def test_a_worker_outlives_its_database(
         household = household_with(database, space_id)
         conversation_id = await household.open_conversation()
         failed = asyncio.Event()
-        claim = household.worker._claim
+        tasks = household.worker._tasks
+        claim = tasks.claim
 
-        async def watched(limit: int) -> Any:
+        async def watched(limit: int, lease: timedelta) -> Any:
             try:
-                return await claim(limit)
+                return await claim(limit, lease)
             except Exception:
                 failed.set()
                 raise
 
-        monkeypatch.setattr(household.worker, "_claim", watched)
+        monkeypatch.setattr(tasks, "claim", watched)
         async with (
             running(household.worker) as task,
             await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as administrator,
