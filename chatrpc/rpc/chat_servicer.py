@@ -18,6 +18,7 @@ from chatrpc.rpc.convert_event import accepted_to_proto, write_event
 from chatrpc.rpc.lifecycle import with_lifecycle
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.turns.events import ReplyEvent
+from chatrpc.turns.reply_log import ReplyReader
 from chatrpc.turns.service import Turns
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -64,9 +65,7 @@ class ChatServicer(ChatServiceServicer):
         stopped = await self._turns.cancel(current_caller(), UUID(request.reply_id))
         return pb.CancelReplyResponse(reply_id=request.reply_id, stopped=stopped)
 
-    def _followed(
-        self, events: AsyncGenerator[ReplyEvent, None], kind: type[_Response]
-    ) -> AsyncGenerator[_Response, None]:
+    def _followed(self, events: ReplyReader, kind: type[_Response]) -> AsyncGenerator[_Response, None]:
         def convert(event: ReplyEvent) -> _Response:
             response = kind()
             write_event(event, response.reply)

@@ -2,7 +2,7 @@
 
 Requests are read by one task, which waits for nothing but the answer to a cancel. Sends go through a line of their
 own, one after the other, so that messages are accepted in the order in which they were said, while a later cancel
-overtakes them. Each running reply has a task that reads its events.
+overtakes them. The outbox itself reads the events of the replies that run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
-from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -27,6 +26,7 @@ from chatrpc.rpc.outbox import Outbox, StreamPolicy
 from chatrpc.rpc.status import status_of
 from chatrpc.rpc.validation import Unreadable, checked
 from chatrpc.turns.events import ReplyEvent
+from chatrpc.turns.reply_log import ReplyReader
 from chatrpc.turns.service import Turns
 
 
@@ -143,7 +143,7 @@ class ChatStream:
             await self._reject(request.request_id, error)
             self._close_turn()
         else:
-            self._begin(self._follow(request.request_id, events))
+            self._follow(request.request_id, events)
 
     async def _resume(self, request: ChatRequest) -> None:
         resume = request.resume
@@ -155,26 +155,24 @@ class ChatStream:
             await self._reject(request.request_id, error)
             self._close_turn()
         else:
-            await self._follow(request.request_id, events)
+            self._follow(request.request_id, events)
 
-    async def _follow(self, request_id: str, events: AsyncGenerator[ReplyEvent, None]) -> None:
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    response = ChatResponse()
-                    write_event(event, response.reply)
-                    await self._outbox.put(response)
-        except Exception as error:
-            await self._reject(request_id, error)
-        self._close_turn()
+    def _follow(self, request_id: str, events: ReplyReader) -> None:
+        def ended(error: Exception | None) -> ChatResponse | None:
+            self._close_turn()
+            return None if error is None else self._rejection(request_id, error)
+
+        self._outbox.follow(events, _said, ended)
 
     async def _cancel(self, reply_id: str) -> None:
         stopped = await self._turns.cancel(self._caller, UUID(reply_id))
         await self._outbox.put(ChatResponse(cancelled=CancelReplyResponse(reply_id=reply_id, stopped=stopped)))
 
     async def _reject(self, request_id: str, error: Exception) -> None:
-        status = status_of(told(error, self._call))
-        await self._outbox.put(ChatResponse(rejected=TurnRejected(request_id=request_id, status=status)))
+        await self._outbox.put(self._rejection(request_id, error))
+
+    def _rejection(self, request_id: str, error: Exception) -> ChatResponse:
+        return ChatResponse(rejected=TurnRejected(request_id=request_id, status=status_of(told(error, self._call))))
 
     def _end_if_done(self) -> None:
         if self._open_turns == 0:
@@ -187,3 +185,9 @@ class ChatStream:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _said(event: ReplyEvent) -> ChatResponse:
+    response = ChatResponse()
+    write_event(event, response.reply)
+    return response

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import TypeVar
 
 from chatrpc.domain import Caller
 from chatrpc.rpc.outbox import Outbox, StreamPolicy
+from chatrpc.turns.events import ReplyEvent
+from chatrpc.turns.reply_log import ReplyReader
 
-_E = TypeVar("_E")
 _T = TypeVar("_T")
 
 
-async def with_lifecycle(
-    events: AsyncGenerator[_E, None],
-    convert: Callable[[_E], _T],
+def with_lifecycle(
+    events: ReplyReader,
+    convert: Callable[[ReplyEvent], _T],
     say: Callable[..., _T],
     caller: Caller,
     policy: StreamPolicy,
@@ -30,24 +30,8 @@ async def with_lifecycle(
         Exception: What `events` raises.
     """
     outbox = Outbox(say, caller, policy)
-
-    async def pump() -> None:
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    await outbox.put(convert(event))
-        except Exception as error:
-            outbox.end(error)
-        else:
-            outbox.end()
-
-    task = asyncio.create_task(pump())
-    try:
-        async with aclosing(outbox.stream()) as stream:
-            async for response in stream:
-                yield response
-    finally:
-        await stop([task])
+    outbox.follow(events, convert, outbox.end)
+    return outbox.stream()
 
 
 async def stop(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,12 +1,14 @@
 """What one stream says: its events, and between them the signs of life and the notices of its end.
 
 Streams of replies wait a lot, and there may be ten thousand of them on a server. So one outbox costs one timer and
-no task, and an event passes it without a timer of its own.
+no task, and an event passes it without a timer of its own. Replies are not queued in it: the stream takes each event
+from the reply's log when the client has taken the one before, so a slow client costs no memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,10 +19,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chatrpc.domain import Caller
 from chatrpc.errors import Reason, Unauthenticated
 from chatrpc.rpc.drain import Drain
+from chatrpc.turns.events import ReplyEvent
+from chatrpc.turns.reply_log import ReplyReader
 
 _T = TypeVar("_T")
 
-# Events that wait for a slow client at most; a further one makes its writer wait.
+# Answers that wait for a slow client at most; a further one makes its writer wait.
 CAPACITY = 64
 # Seconds before its token's expiry at which a stream says that it will end.
 EXPIRY_NOTICE = 30.0
@@ -44,6 +48,25 @@ class StreamPolicy:
     clock: Callable[[], float]
 
 
+class _Source(Generic[_T]):
+    """A reply that a stream follows.
+
+    Attributes:
+        ended: Called once, after the last event or with the error; what it returns is said, if it is not None.
+        ready: Whether it is in line.
+    """
+
+    __slots__ = ("convert", "ended", "reader", "ready")
+
+    def __init__(
+        self, reader: ReplyReader, convert: Callable[[ReplyEvent], _T], ended: Callable[[Exception | None], _T | None]
+    ) -> None:
+        self.reader = reader
+        self.convert = convert
+        self.ended = ended
+        self.ready = False
+
+
 class Outbox(Generic[_T]):
     """Bounded; writers wait while it is full. Read it once, by `stream`.
 
@@ -63,9 +86,11 @@ class Outbox(Generic[_T]):
         "_on_drain",
         "_policy",
         "_reader",
+        "_ready",
         "_room",
         "_say",
         "_silent_since",
+        "_sources",
         "_timer",
     )
 
@@ -82,6 +107,8 @@ class Outbox(Generic[_T]):
         self._expires_at = caller.expires_at
         # A list, which is small while it is empty; taking the first of some dozens costs nothing.
         self._items: list[_T] = []
+        self._sources: list[_Source[_T]] = []
+        self._ready: deque[_Source[_T]] | None = None
         self._room = asyncio.Semaphore(CAPACITY)
         self._reader: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,6 +123,25 @@ class Outbox(Generic[_T]):
         await self._room.acquire()
         self._items.append(item)
         self._wake()
+
+    def follow(
+        self,
+        reader: ReplyReader,
+        convert: Callable[[ReplyEvent], _T],
+        ended: Callable[[Exception | None], _T | None],
+    ) -> None:
+        """Say the events of a reply, after what was put before; replies take turns. Closed with the stream.
+
+        Args:
+            ended: Called after the last event, or with the error that the reply could not be followed for; what it
+                returns is said.
+        """
+        source = _Source(reader, convert, ended)
+        self._sources.append(source)
+        if self._ready is None:
+            self._ready = deque()
+        reader.listen(lambda: self._line_up(source))
+        self._line_up(source)
 
     def end(self, error: Exception | None = None) -> None:
         """No further item follows; the stream ends after those that are there, with the error if one is given."""
@@ -130,6 +176,11 @@ class Outbox(Generic[_T]):
                 elif self._items:
                     response = self._items.pop(0)
                     self._room.release()
+                elif self._ready:
+                    taken = self._take(self._ready)
+                    if taken is None:
+                        continue
+                    response = taken
                 elif self._ended:
                     if self._error is not None:
                         raise self._error
@@ -145,6 +196,33 @@ class Outbox(Generic[_T]):
             self._policy.drain.leave(self)
             if self._timer is not None:
                 self._timer.cancel()
+            for source in self._sources:
+                source.reader.close()
+
+    def _take(self, ready: deque[_Source[_T]]) -> _T | None:
+        """The next event of the reply whose turn it is; None where it has none, or has nothing to say of its end."""
+        source = ready.popleft()
+        reader = source.reader
+        try:
+            event = None if reader.finished else reader.take()
+        except Exception as error:
+            self._sources.remove(source)
+            return source.ended(error)
+        if event is not None:
+            # Once more, be it to find that there is nothing further, or to end.
+            ready.append(source)
+            return source.convert(event)
+        source.ready = False
+        if reader.finished:
+            self._sources.remove(source)
+            return source.ended(None)
+        return None
+
+    def _line_up(self, source: _Source[_T]) -> None:
+        if not source.ready and self._ready is not None:
+            source.ready = True
+            self._ready.append(source)
+            self._wake()
 
     async def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
         self._reader = loop.create_future()

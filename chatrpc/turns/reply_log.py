@@ -1,9 +1,14 @@
-"""The events of one running attempt at a reply, in memory, for any number of readers."""
+"""The events of one attempt at a reply, in memory, for any number of readers.
+
+A reader pulls by its place in the log. Nothing is queued for it, so a slow one costs nothing but the log itself, and
+an event wakes each reader once, straight from the append.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Callable, Iterable
+from typing import Self
 from uuid import UUID
 
 from chatrpc.errors import ChatError, OutOfRange, Reason
@@ -11,55 +16,155 @@ from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEv
 
 
 class ReplyLog:
-    """An append-only list that readers follow. Writing never waits for a reader."""
+    """An append-only list that readers follow. Writing never waits for a reader.
 
-    def __init__(self, reply_id: UUID, attempt: int) -> None:
+    Attributes:
+        events: From sequence 1 on, without gaps.
+        broken: Why the attempt has ended without a last event.
+        successor: The log of the next attempt, where readers go on.
+        behind: Whether it repeats another process's log and may be short of what has been told there.
+    """
+
+    def __init__(self, reply_id: UUID, attempt: int, *, behind: bool = False) -> None:
         self.reply_id = reply_id
         self.attempt = attempt
-        self._events: list[ReplyEvent] = []
-        self._broken: ChatError | None = None
-        self._changed = asyncio.Event()
+        self.events: list[ReplyEvent] = []
+        self.broken: ChatError | None = None
+        self.successor: ReplyLog | None = None
+        self.behind = behind
+        self._listeners: dict[ReplyReader, Callable[[], None]] = {}
+
+    @classmethod
+    def told(cls, reply_id: UUID, attempt: int, events: Iterable[ReplyEvent]) -> ReplyLog:
+        """The log of a reply that is finished."""
+        log = cls(reply_id, attempt)
+        log.events.extend(events)
+        return log
 
     @property
     def ended(self) -> bool:
-        return self._broken is not None or (bool(self._events) and self._events[-1].last)
+        """Whether the attempt is over, with its last event or without."""
+        return self.broken is not None or self.successor is not None or (bool(self.events) and self.events[-1].last)
+
+    @property
+    def listened(self) -> bool:
+        """Whether anybody waits for the next event."""
+        return bool(self._listeners)
 
     def append(self, event: ContextBuilt | Delta | Completed | Failed | Restarted) -> None:
-        self._events.append(ReplyEvent(self.reply_id, self.attempt, len(self._events) + 1, event))
+        self.events.append(ReplyEvent(self.reply_id, self.attempt, len(self.events) + 1, event))
         self._wake()
 
     def break_off(self, error: ChatError) -> None:
         """End the attempt without a last event: its readers are told to come again."""
-        self._broken = error
+        self.broken = error
         self._wake()
 
-    def read(self, after_sequence: int) -> AsyncGenerator[ReplyEvent, None]:
+    def succeed(self, log: ReplyLog) -> None:
+        """End the attempt without a last event: its readers go on with the next attempt."""
+        self.successor = log
+        self._wake()
+
+    def read(self, after_sequence: int) -> ReplyReader:
         """Follow the events after a sequence until the last.
 
         Raises:
-            OutOfRange: At once, where the attempt has not come so far.
-            ChatError: While reading, where the attempt was broken off.
+            OutOfRange: The attempt has not come so far.
         """
-        if after_sequence > len(self._events):
-            raise beyond_the_end(after_sequence, len(self._events))
-        return self._follow(after_sequence)
+        if after_sequence > len(self.events) and not (self.behind and not self.ended):
+            raise beyond_the_end(after_sequence, len(self.events))
+        return ReplyReader(self, after_sequence)
 
-    async def _follow(self, position: int) -> AsyncGenerator[ReplyEvent, None]:
-        while True:
-            while position < len(self._events):
-                event = self._events[position]
-                position += 1
-                yield event
-                if event.last:
-                    return
-            if self._broken is not None:
-                raise self._broken
-            await self._changed.wait()
+    def listen(self, reader: ReplyReader, wake: Callable[[], None]) -> None:
+        self._listeners[reader] = wake
+
+    def forget(self, reader: ReplyReader) -> None:
+        self._listeners.pop(reader, None)
 
     def _wake(self) -> None:
-        # Whoever waits is woken by the old event, and waits for the new one next time.
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        for wake in tuple(self._listeners.values()):
+            wake()
+
+
+class ReplyReader:
+    """A reader's place in the events of a reply, by `take` and `listen` or as an asynchronous iterator.
+
+    Attributes:
+        finished: Whether the last event has been taken.
+    """
+
+    __slots__ = ("_log", "_position", "_waiting", "_wake", "finished")
+
+    def __init__(self, log: ReplyLog, position: int) -> None:
+        self._log = log
+        self._position = position
+        self._wake: Callable[[], None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self.finished = 0 < position == len(log.events) and log.events[-1].last
+
+    def take(self) -> ReplyEvent | None:
+        """The next event; None where there is none yet, or none any more.
+
+        Raises:
+            ChatError: The attempt was broken off, or has ended before the reader's place.
+        """
+        if self.finished:
+            return None
+        log = self._log
+        if self._position < len(log.events):
+            event = log.events[self._position]
+            self._position += 1
+            if event.last:
+                self._end()
+            return event
+        if log.successor is not None:
+            self._move(log.successor)
+            return self.take()
+        if log.ended:
+            self._end()
+            raise log.broken or beyond_the_end(self._position, len(log.events))
+        return None
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called at each change of the log, until the last event is taken or the reader is closed."""
+        self._wake = wake
+        if not self.finished:
+            self._log.listen(self, wake)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._end()
+        self._stop_waiting()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ReplyEvent:
+        while True:
+            event = self.take()
+            if event is not None:
+                return event
+            if self.finished:
+                raise StopAsyncIteration
+            self.listen(self._stop_waiting)
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _move(self, log: ReplyLog) -> None:
+        self._log.forget(self)
+        self._log, self._position = log, 0
+        if self._wake is not None:
+            log.listen(self, self._wake)
+
+    def _end(self) -> None:
+        self.finished = True
+        self._log.forget(self)
 
 
 def beyond_the_end(after_sequence: int, last: int) -> OutOfRange:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -19,10 +19,9 @@ from chatrpc.domain import Accepted, Caller, FinishReason, Message, MessageState
 from chatrpc.errors import ChatError, NotFound, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
-from chatrpc.turns.events import ReplyEvent
 from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
 from chatrpc.turns.replay import replay
-from chatrpc.turns.reply_log import ReplyLog, beyond_the_end
+from chatrpc.turns.reply_log import ReplyLog, ReplyReader
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +47,7 @@ class Turns:
         self._checkpoints: asyncio.Task[None] | None = None
         self._locks = _Locks()
 
-    async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+    async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, ReplyReader]:
         """Accept a message; its reply is generated whether or not the events are read.
 
         A resend with the same key attaches to the same turn, running, finished or left behind by a dead process.
@@ -64,7 +63,7 @@ class Turns:
 
     async def _send(
         self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
-    ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+    ) -> tuple[Accepted, ReplyReader]:
         try:
             return await self._accept(caller, message, pending)
         except BaseException:
@@ -74,7 +73,7 @@ class Turns:
 
     async def _accept(
         self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
-    ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+    ) -> tuple[Accepted, ReplyReader]:
         user_id = caller.user_id
         tokens = sum(estimate_tokens(part.text) for part in message.parts)
         # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
@@ -90,9 +89,7 @@ class Turns:
             running = self._start(user_id, accepted, 1, pending, message.coalesce_window)
             return accepted, running.read(0)
 
-    async def follow(
-        self, caller: Caller, reply_id: UUID, attempt: int, after_sequence: int
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def follow(self, caller: Caller, reply_id: UUID, attempt: int, after_sequence: int) -> ReplyReader:
         """The events of a reply after one that the reader has seen: `(attempt, after_sequence)`, or `(0, 0)`.
 
         If the reader's attempt is not the current one, all events of the current one.
@@ -104,17 +101,13 @@ class Turns:
         """
         return await self._follow(caller.user_id, reply_id, attempt, after_sequence)
 
-    async def _follow(
-        self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def _follow(self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int) -> ReplyReader:
         running = self._running.get((user_id, reply_id))
         if running is not None:
             return _read(running.log, attempt, after_sequence)
         return await self._whole(self._follow_stored(user_id, reply_id, attempt, after_sequence))
 
-    async def _follow_stored(
-        self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def _follow_stored(self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int) -> ReplyReader:
         accepted = await self._parts.transcript.turn(user_id, reply_id)
         async with self._locks.held((user_id, accepted.message.conversation_id)):
             return await self._attach(user_id, accepted, attempt, after_sequence)
@@ -256,9 +249,7 @@ class Turns:
             if self._running.get(key) is generation:
                 del self._running[key]
 
-    async def _attach(
-        self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def _attach(self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int) -> ReplyReader:
         """Read a turn that is stored: live, finished, or started anew. The conversation's lock is held."""
         reply_id = accepted.reply.id
         running = self._running.get((user_id, reply_id))
@@ -275,9 +266,7 @@ class Turns:
             return await self._replayed(user_id, current.reply, attempt, after_sequence)
         raise held_elsewhere()
 
-    async def _replayed(
-        self, user_id: UUID, reply: Message, attempt: int, after_sequence: int
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def _replayed(self, user_id: UUID, reply: Message, attempt: int, after_sequence: int) -> ReplyReader:
         try:
             report = await self._reports.get(user_id, reply.id)
         except NotFound:
@@ -287,9 +276,7 @@ class Turns:
         if reply.state is MessageState.ERASED:
             # Whatever was told of it before, all that can be told now is that it is erased.
             position = 0
-        if position > len(events):
-            raise beyond_the_end(position, len(events))
-        return _iterate(events[position:])
+        return ReplyLog.told(reply.id, reply.attempt, events).read(position)
 
     async def _finished(self, user_id: UUID, reply_id: UUID) -> None:
         """Wait until a reply is finished; a reply that a dead process left behind is attempted anew."""
@@ -303,13 +290,8 @@ class Turns:
                 return
 
 
-def _read(running: ReplyLog, attempt: int, after_sequence: int) -> AsyncGenerator[ReplyEvent, None]:
+def _read(running: ReplyLog, attempt: int, after_sequence: int) -> ReplyReader:
     return running.read(after_sequence if attempt == running.attempt else 0)
-
-
-async def _iterate(events: list[ReplyEvent]) -> AsyncGenerator[ReplyEvent, None]:
-    for event in events:
-        yield event
 
 
 class _Locks:

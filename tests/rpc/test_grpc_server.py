@@ -46,7 +46,7 @@ class Leaking:
         raise RuntimeError(SECRET)
 
     async def follow(self, caller, reply_id, attempt, after_sequence):
-        return self._events()
+        return LeakingReader()
 
     async def cancel(self, caller, reply_id):
         raise RuntimeError(SECRET)
@@ -54,9 +54,18 @@ class Leaking:
     async def drain(self, grace):
         return None
 
-    async def _events(self):
+
+class LeakingReader:
+    finished = False
+
+    def take(self):
         raise RuntimeError(SECRET)
-        yield
+
+    def listen(self, wake):
+        pass
+
+    def close(self):
+        pass
 
 
 async def test_an_error_is_read_by_a_client_with_all_its_details(stage: Stage) -> None:
