@@ -15,7 +15,7 @@ from pgvector import HalfVector
 
 from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings_from_json
 from chatrpc.db.engine import Database, Statement
-from chatrpc.db.search import Pool, Query, pool_call, pool_of
+from chatrpc.db.search import Passage, Pool, Query, passage_of, pool_call, pool_of, texts_call
 from chatrpc.domain import (
     Conversation,
     ConversationMemory,
@@ -128,7 +128,6 @@ class Recall:
         )
         return _hot_path_of(hot, conversation_id, path), [_candidate_of(row) for row in found]
 
-
     async def pool(self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path) -> Pool:
         """What a hybrid search finds to score; of this conversation only messages on `through`.
 
@@ -149,6 +148,13 @@ class Recall:
             pool_call(user_id, conversation_id, query, _ends(path), _length(path) - keep, None),
         )
         return _hot_path_of(hot, conversation_id, path), pool_of(found[0], query)
+
+    async def passages(self, user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> dict[int, Passage]:
+        """The texts of rows of a pool, by row; those that were deleted meanwhile are missing."""
+        if not rows:
+            return {}
+        [found] = await self._database.calls(texts_call(user_id, query, pool, rows))
+        return {rows[row["place"] - 1]: passage_of(row) for row in found}
 
 
 def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:

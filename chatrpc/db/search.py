@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector
 
+from chatrpc.db.codec import parts_from_json
 from chatrpc.db.engine import Statement
 from chatrpc.db.terms import MOST_QUERY_TERMS, query_vectors
+from chatrpc.domain import Citation, Role
 from chatrpc.ports import Vector
 
 EXACT_TO = 2_000
@@ -30,6 +33,7 @@ POOL = (
     "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::sparsevec[], "
     "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
 )
+TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::smallint[])"
 # PostgreSQL counts microseconds from the beginning of 2000.
 _EPOCH = 946_684_800.0
 _SHIFTS = 3 * np.arange(8, dtype=np.int32)
@@ -137,6 +141,26 @@ class Pool:
         return self.containers[int(self.container[row])].source
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The text of a passage that was found.
+
+    Attributes:
+        unit: A message's id, or a chunk's.
+        container: The conversation's id, or the document's.
+        role: None where it is of a document.
+        created_at: When it was said, or when the document was ingested.
+        citation: None where it is of a message.
+    """
+
+    unit: UUID
+    container: UUID
+    role: Role | None
+    text: str
+    created_at: datetime
+    citation: Citation | None
+
+
 def pool_call(
     user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, through: int | None
 ) -> Statement:
@@ -195,6 +219,30 @@ def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
         match_frequency=frequency[match_row, match_term],
         **_of_all(row, columns["cosine"], length, frequency),
     )
+
+
+def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> Statement:
+    """The statement that reads the texts of rows of a pool."""
+    units = [pool.unit_id(row) for row in rows]
+    return TEXTS, (user_id, query.shared_id, query.space_id, units, pool.passage[list(rows)].tolist())
+
+
+def passage_of(row: Mapping[str, Any]) -> Passage:
+    text, role, citation = row["text"], None, None
+    if row["role"] is not None:
+        said = "".join(part.text for part in parts_from_json(row["parts"]))
+        text, role = said[row["span_start"] : row["span_end"]], Role(row["role"])
+    else:
+        citation = Citation(
+            document_id=row["container"],
+            collection_id=row["collection"],
+            title=row["title"],
+            headings=tuple(row["headings"]),
+            start=row["span_start"],
+            end=row["span_end"],
+            page=row["page"],
+        )
+    return Passage(row["unit"], row["container"], role, text, row["created_at"], citation)
 
 
 def _of_all(

@@ -27,6 +27,7 @@ def upgrade() -> None:
             f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {number})"
         )
     op.execute((FUNCTIONS / "claim_document_tasks_1.sql").read_text())
+    op.execute(sa.text((FUNCTIONS / "passage_texts_1.sql").read_text().replace(":", r"\:")))
     secure()
 
 
@@ -144,6 +145,7 @@ def secure() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION passage_texts")
     op.execute("DROP FUNCTION claim_document_tasks(integer, interval)")
     for table in ("document_tasks", "document_chunks", "document_parts", "documents", "collections"):
         op.drop_table(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from chatrpc.db.engine import Database
 from chatrpc.db.recall import Recall
 from chatrpc.db.search import Pool, Query, Tier
-from chatrpc.db.vectors import VectorStore
-from chatrpc.domain import Path
+from chatrpc.db.vectors import NewVector, VectorStore
+from chatrpc.domain import Citation, Path, Role
 from chatrpc.ports import EmbeddingSpace
-from tests.db.passages import DIMENSION, Expected, Maker, Row, found_terms, in_scope, store
+from tests.db.passages import DIMENSION, Expected, Maker, Row, found_terms, in_scope, store, unit_vector
+from tests.db.test_transcript import append, new_conversation
 
 SPACE = EmbeddingSpace(name="test", fingerprint="f", dimension=DIMENSION, floor=0.3, max_tokens=64)
 PATHS: list[Path] = [(), ((0, 12),), ((0, 5), (2, 20)), ((1, 29),)]
@@ -122,3 +124,96 @@ async def test_a_search_finds_what_is_in_scope_and_nothing_else(
     coarse = await recall.pool(user, conversation, replace(query, exact_to=-1), through)
     assert coarse.tier is Tier.TWO_STAGE
     assert_is_the_best(coarse, expected)
+
+
+async def test_an_exact_search_of_one_long_conversation_reads_it_alone(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(1)
+    here, there = uuid4(), uuid4()
+    rows = [*maker.conversation(user_id, here, 10), *maker.conversation(user_id, there, 50)]
+    await store(owner, space_id, rows)
+    # The path is shorter than what an exact search takes, though all of the user's passages are more.
+    query = maker.query(space_id, elsewhere=False, exact_to=29)
+    through: Path = ((0, 29),)
+    pool = await Recall(database).pool(user_id, here, query, through)
+    inside = [row for row in rows if in_scope(row, user_id, here, query, through)]
+    assert_is_all(pool, Expected.of(inside, query), query, user_id)
+
+
+async def test_what_is_said_is_found_by_its_words_and_read_back(database: Database, user_id: UUID) -> None:
+    store_, recall = VectorStore(database), Recall(database)
+    space_id = await store_.register_space(SPACE)
+    conversation_id = await new_conversation(database, user_id)
+    turn = await append(
+        database, user_id, conversation_id, "a", "The harbour. The lighthouse and the lighthouse keeper."
+    )
+    direction = unit_vector(np.random.default_rng(3))
+    passages = [((0, 13), {"harbour": 1}, -direction), ((13, 54), {"lighthouse": 2, "keeper": 1}, direction)]
+    await store_.add(
+        user_id,
+        space_id,
+        [
+            NewVector(turn.message.id, conversation_id, number, span, vector, terms)
+            for number, (span, terms, vector) in enumerate(passages)
+        ],
+    )
+    query = Query(direction, space_id, ("lighthouse", "harbour", "ship"), elsewhere=True)
+    pool = await recall.pool(user_id, None, query, ())
+    assert (len(pool), pool.unit_id(0), pool.passage[0], pool.length[0]) == (1, turn.message.id, 1, 4)
+    assert found_terms(pool, query.terms) == {turn.message.id: {"lighthouse": 2, "harbour": 1}}
+    read = await recall.passages(user_id, query, pool, [0])
+    assert read[0].text == "The lighthouse and the lighthouse keeper."
+    assert (read[0].container, read[0].role, read[0].citation) == (conversation_id, Role.USER, None)
+    assert await recall.passages(uuid4(), query, pool, [0]) == {}
+
+
+async def test_chunks_of_shared_documents_are_read_with_their_citation(database: Database, user_id: UUID) -> None:
+    store_, recall = VectorStore(database), Recall(database)
+    space_id = await store_.register_space(SPACE)
+    everyones, collection, document, chunk = uuid4(), uuid4(), uuid4(), uuid4()
+    async with database.transaction(everyones) as connection:
+        await connection.execute(
+            "INSERT INTO collections (user_id, id, title) VALUES (%s, %s, 'Manuals')", (everyones, collection)
+        )
+        await connection.execute(
+            "INSERT INTO documents (user_id, id, collection_id, title, media_type, uri, labels, size, sha256, state) "
+            "VALUES (%s, %s, %s, 'Pumps', 'text/plain', '', '{}', 1, '', 'ready')",
+            (everyones, document, collection),
+        )
+        await connection.execute(
+            "INSERT INTO document_chunks (user_id, document_id, id, number, span_start, span_end, page, headings, text)"
+            " VALUES (%s, %s, %s, 0, 100, 120, 7, '{Care,Oil}', 'Oil the pump weekly.')",
+            (everyones, document, chunk),
+        )
+    direction = unit_vector(np.random.default_rng(3))
+    gone = NewVector(uuid4(), document, 0, (0, 1), direction)
+    await store_.add_chunks(everyones, space_id, [NewVector(chunk, document, 0, (0, 20), direction, {"pump": 1}), gone])
+    query = Query(direction, space_id, ("pump",), elsewhere=True, collections=None)
+    assert len(await recall.pool(user_id, None, query, ())) == 0
+    shared = replace(query, shared_id=everyones)
+    pool = await recall.pool(user_id, None, shared, ())
+    assert [pool.unit_id(row) for row in range(len(pool))] == [chunk]
+    read = await recall.passages(user_id, shared, pool, [0])
+    assert read[0].text == "Oil the pump weekly."
+    assert read[0].citation == Citation(document, collection, "Pumps", ("Care", "Oil"), 100, 120, 7)
+    assert read[0].role is None
+
+
+async def test_a_search_that_is_given_up_ends_in_the_server_too(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    # Whoever reads the summaries waits for this lock, and the search with it.
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE summaries")
+        query = Query(unit_vector(np.random.default_rng(3)), space_id, (), elsewhere=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await Recall(database).hot_path_and_pool(user_id, uuid4(), ((0, 1),), query)
+        # The lock is still held, so only a cancelled statement can have ended.
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'summaries'::regclass AND NOT granted"
+        async with asyncio.timeout(30):
+            while await (await owner.execute(waiting)).fetchone() != (0,):
+                await asyncio.sleep(0.01)
