@@ -27,6 +27,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.errors import Unavailable
 from chatrpc.models.chat import build_chat_model
 from chatrpc.models.embedding import build_embedder
+from chatrpc.models.embedding.calibrated import CalibratedEmbedder
 from chatrpc.models.summary import build_summarizer
 from chatrpc.ports import ChatModel, Embedder
 from chatrpc.rpc.drain import Drain
@@ -236,16 +237,23 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
         open_database(settings.database) as database,
         aclosing(build_chat_model(settings.model)) as chat_model,
     ):
-        space_id = await _once_reachable(settings.database, database, embedder)
+        space_id, floor = await _once_reachable(settings.database, database, embedder)
+        if floor is not None and settings.embedder.floor is None:
+            embedder = CalibratedEmbedder(embedder, floor)
         yield Memory(database, embedder, chat_model, space_id)
 
 
-async def _once_reachable(settings: DatabaseSettings, database: Database, embedder: Embedder) -> int:
+async def _once_reachable(
+    settings: DatabaseSettings, database: Database, embedder: Embedder
+) -> tuple[int, float | None]:
+    """The embedder's space in the database, and the floor that was recorded for it."""
+    vectors = VectorStore(database)
     for pause in itertools.chain((0.2, 0.5), itertools.repeat(1.0)):
         try:
             await require_role(settings)
             await require_row_level_security(database)
-            return await VectorStore(database).register_space(embedder.space)
+            space_id = await vectors.register_space(embedder.space)
+            return space_id, await vectors.floor(space_id)
         except Unavailable as error:
             log.warning("database_unreachable", problem=str(error.__cause__ or error), retry_in=pause)
         await asyncio.sleep(pause)

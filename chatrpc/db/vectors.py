@@ -19,6 +19,8 @@ INSERT INTO embedding_spaces (fingerprint, name, dimension)
 SELECT %(fingerprint)s, %(name)s, %(dimension)s WHERE NOT EXISTS (SELECT 1 FROM embedding_spaces)
 ON CONFLICT (fingerprint) DO NOTHING
 """
+RECORD_FLOOR = "UPDATE embedding_spaces SET floor = %s WHERE id = %s"
+FLOOR = "SELECT floor FROM embedding_spaces WHERE id = %s"
 SPACES = "SELECT id, fingerprint, name, dimension FROM embedding_spaces ORDER BY id"
 # The lock on the conversation keeps a vector from being written after its conversation is deleted, and, while an append
 # switches branches, from being written as a part of the path that is just being left: a weaker one would let it pass.
@@ -106,6 +108,17 @@ class VectorStore:
             f"with those of {space.name} (dimension {space.dimension}); set CHATRPC_EMBEDDER_KIND and "
             "CHATRPC_EMBEDDER_MODEL back, or use another database."
         )
+
+    async def record_floor(self, space_id: int, floor: float) -> None:
+        """Keep the floor that was measured for a space; servers take it when they start."""
+        async with self._database.unbound() as connection:
+            await connection.execute(RECORD_FLOOR, (floor, space_id))
+
+    async def floor(self, space_id: int) -> float | None:
+        """The floor that was recorded for a space."""
+        async with self._database.unbound() as connection:
+            row = await (await connection.execute(FLOOR, (space_id,))).fetchone()
+        return None if row is None else row["floor"]
 
     async def add(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector]) -> None:
         """Store passages of messages; those of messages that are gone are left out, those stored before replaced."""
