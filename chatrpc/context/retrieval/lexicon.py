@@ -18,15 +18,15 @@ from collections.abc import Iterator
 
 import Stemmer
 
+from chatrpc.db.terms import MOST_QUERY_TERMS
+from chatrpc.models.embedding.template import speaker
+
 LEXICON_VERSION = 2
 """Stored terms answer only queries that were cut by the same rules: whoever changes them changes this number, and the
 terms of all texts are made anew."""
 
 LONGEST_TERM = 64
 """Characters of a term at most; of a longer one, such as encoded data, only the beginning counts."""
-
-MOST_QUERY_TERMS = 32
-"""Terms of a query at most, marks included; a question has five to ten."""
 
 SPEAKER = ":"
 """The last character of the mark of who speaks: `melani:` for "Melanie: I went …", and for a query about Melanie."""
@@ -38,8 +38,6 @@ _MOST_NAMES = 7
 
 _WORD = re.compile(r"\w+")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m))\b")
-# Up to three words and a colon; a name's begin with no small letter.
-_LABEL = re.compile(r"\s*([^\W_][\w.'\u2019-]*(?: [^\W_][\w.'\u2019-]*){0,2}):\s")
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 # Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han with its extensions, and Hangul, whose
 # words carry their particles with them.
@@ -65,9 +63,7 @@ _STEMMER = Stemmer.Stemmer("english")
 def terms(text: str) -> Counter[str]:
     """The terms of a text, marks included, and how often it holds each; their sum is its length for BM25."""
     found = Counter(_terms(text))
-    label = _LABEL.match(text)
-    if label and not any(word[0].islower() for word in label[1].split()):
-        found.update({each + SPEAKER: 1 for each in _terms(label[1])})
+    found.update({each + SPEAKER: 1 for each in _terms(speaker(text) or "")})
     if text.rstrip().endswith(_QUESTION_MARKS):
         found[ASKS] = 1
     return found

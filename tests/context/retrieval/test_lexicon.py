@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrpc.context.retrieval.lexicon import ASKS, LONGEST_TERM, MOST_QUERY_TERMS, SPEAKER, query_terms, terms
+from chatrpc.context.retrieval.lexicon import ASKS, LONGEST_TERM, SPEAKER, query_terms, terms
+from chatrpc.db.terms import MOST_QUERY_TERMS
 
 
 def test_forms_of_a_word_are_one_term():
