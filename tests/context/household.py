@@ -24,6 +24,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import (
     Accepted,
     AssembledContext,
+    ContextReport,
     DropReason,
     Fact,
     FinishReason,
@@ -149,7 +150,13 @@ class Household:
         return turn
 
     async def finish(
-        self, turn: Turn, text: str, *, state: MessageState = MessageState.COMPLETE, process: int = 0
+        self,
+        turn: Turn,
+        text: str,
+        *,
+        state: MessageState = MessageState.COMPLETE,
+        process: int = 0,
+        report: ContextReport | None = None,
     ) -> Message:
         finished = await self.transcript.finish_reply(
             self.user_id,
@@ -165,7 +172,7 @@ class Household:
                 error_reason=None,
                 usage=Usage(),
                 delta_ends=(len(text),) if text else (),
-                report=None,
+                report=report,
             ),
         )
         assert finished is not None
@@ -210,7 +217,7 @@ class Household:
         report, prompt = context.report, context.prompt
         before = path[:-1]
         numbered = {(each.conversation_id, each.sequence): each.id for each in self.messages.values()}
-        covered = [
+        listed = [
             numbered[report.conversation_id, int(found)]
             for each in prompt
             if each.section is Section.SUMMARY
@@ -220,7 +227,10 @@ class Household:
         dropped = {each.message_id for each in report.dropped if each.reason in (DropReason.EMPTY, DropReason.BUDGET)}
 
         # Each message of the path exactly once: in the summary, or word for word, or reported as left out.
-        assert covered == before[: len(covered)], "the summary covers the beginning of this very path"
+        covered = before[: report.summarized_through_depth]
+        silent = {each for each in covered if not self.messages[each].text}
+        told = [[each for each in ids if each not in silent] for ids in (listed, covered)]
+        assert told[0] == told[1], "the summary covers the beginning of this very path"
         assert all(message.state.finished for message in self.summarizer.folded)
         rest = before[len(covered) :]
         verbatim = [message_id for each in quoted for message_id in each.message_ids]

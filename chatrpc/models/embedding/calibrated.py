@@ -9,7 +9,7 @@ from chatrpc.ports import Embedder, Vectors
 
 
 class CalibratedEmbedder:
-    """Implements `chatrpc.ports.Embedder` by another, whose space has a floor of its own. Closing it closes the other."""
+    """Implements `chatrpc.ports.Embedder` by another, which is closed with it."""
 
     def __init__(self, embedder: Embedder, floor: float) -> None:
         self._embedder = embedder
