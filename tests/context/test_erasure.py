@@ -95,6 +95,8 @@ class Life:
     async def do_finish(self, back: int, process: int) -> None:
         if self.unfinished:
             turn = self.unfinished.pop(-1 - back % len(self.unfinished))
+            # As every turn does that had to wait; see chatrpc.turns.generation.
+            self.household.processes[process].forget(self.household.user_id, turn.accepted.message.conversation_id)
             report = (await self.household.assemble(turn, process)).report
             await self.household.finish(turn, self.marked("so be it"), process=process, report=report)
 
