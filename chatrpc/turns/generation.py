@@ -207,7 +207,7 @@ class Generation:
         accepted, assembler = self._accepted, self._parts.assembler
         if accepted.parent_pending and accepted.message.parent_id is not None:
             await self._finished(accepted.message.parent_id)
-            # It may have waited long: what was erased meanwhile, by another process perhaps, must not be in its context.
+            # It may have waited long: what another process has erased meanwhile must not be in its context.
             assembler.forget(self.user_id, self.conversation_id)
         context = await assembler.assemble(self.user_id, accepted, self._pending)
         # A reply that was stopped while it waited is finished before the one that it waited for.
