@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,20 @@ class Turn:
 
     Attributes:
         id: Session and place in it, as `D8:6`.
-        text: `Speaker: words`.
+        words: `Speaker: words`, and the caption of a shared image as LoCoMo's evaluation adds it.
+        session_date: Of its session, as it is written, where it is the session's first.
+        said_at: One minute after the turn before; sessions begin when their dates say.
     """
 
     id: str
-    text: str
+    words: str
+    session_date: str | None
+    said_at: datetime
+
+    @property
+    def text(self) -> str:
+        """The words, behind the date where a session begins."""
+        return self.words if self.session_date is None else f"({self.session_date}) {self.words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,11 @@ def load(source: str) -> list[dict[str, Any]]:
     return samples
 
 
+def dialogues(samples: Iterable[dict[str, Any]]) -> list[Dialogue]:
+    """All conversations of a data set."""
+    return [_dialogue(sample) for sample in samples]
+
+
 def dialogue(samples: Iterable[dict[str, Any]], name: str | None) -> Dialogue:
     """The conversation of a name; the first where none is given.
 
@@ -102,20 +117,21 @@ def _dialogue(sample: dict[str, Any]) -> Dialogue:
         # Some sessions have a date and no turns.
         said = conversation.get(f"session_{number}", [])
         sessions += bool(said)
+        date = conversation[f"session_{number}_date_time"]
+        began = datetime.strptime(date, "%I:%M %p on %d %B, %Y").replace(tzinfo=UTC)
         for place, turn in enumerate(said):
-            date = conversation[f"session_{number}_date_time"] if place == 0 else None
-            turns.append(Turn(turn["dia_id"], _text(turn, date)))
+            said_at = began + timedelta(minutes=place)
+            turns.append(Turn(turn["dia_id"], _words(turn), None if place else date, said_at))
     ids = {turn.id for turn in turns}
     questions = tuple(_question(each, ids) for each in sample["qa"])
     return Dialogue(sample["sample_id"], sessions, tuple(turns), questions)
 
 
-def _text(turn: Mapping[str, str], date: str | None) -> str:
-    """The words, the caption of a shared image as LoCoMo's evaluation adds it, and the date where a session begins."""
-    text = f"{turn['speaker']}: {turn['text']}"
+def _words(turn: Mapping[str, str]) -> str:
+    words = f"{turn['speaker']}: {turn['text']}"
     if caption := turn.get("blip_caption"):
-        text += f" and shared {caption}."
-    return text if date is None else f"({date}) {text}"
+        words += f" and shared {caption}."
+    return words
 
 
 def _question(question: Mapping[str, Any], ids: Collection[str]) -> Question:

@@ -1,0 +1,72 @@
+"""The same questions to PostgreSQL: messages as the server stores them, and the search that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+from uuid_utils.compat import uuid7
+
+from bench.recall.offline import Index
+from bench.recall.rankers import Search, delivered, shortlisted
+from chatrpc.context.retrieval.lexicon import terms
+from chatrpc.db import search
+from chatrpc.db.codec import parts_to_json
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.engine import Database
+from chatrpc.db.recall import Recall
+from chatrpc.db.vectors import NewVector, VectorStore
+from chatrpc.domain import TextPart, TurnSettings
+from chatrpc.ports import EmbeddingSpace, Vectors
+
+# Messages are appended by the clock; these were said long ago.
+INSERT = """
+INSERT INTO messages (user_id, conversation_id, branch, depth, id, sequence, role, state, parts, tokens, created_at)
+VALUES (%s, %s, 0, %s, %s, %s, %s, 'complete', %s, 0, %s)
+"""
+ADVANCE = "UPDATE conversations SET head_id = %s, head_depth = %s, last_sequence = %s WHERE user_id = %s AND id = %s"
+
+
+async def through_database(
+    index: Index, searches: Sequence[Search], vectors: Vectors, database: Database, space: EmbeddingSpace
+) -> list[list[int]]:
+    """Rows of the messages that the policy delivers from what PostgreSQL finds, for each question."""
+    user_id = uuid7()
+    space_id = await VectorStore(database).register_space(space)
+    await _store(user_id, index, database, space_id)
+    recall = Recall(database)
+    rows: list[list[int]] = []
+    for each, vector in zip(searches, vectors, strict=True):
+        query = search.Query(vector, space_id, each.terms, elsewhere=True)
+        pool = await recall.pool(user_id, None, query, ())
+        ranked = shortlisted(pool, each.terms, each.question, each.floor)
+        passages = await recall.passages(user_id, query, pool, [found.row for found in ranked])
+        rows.append(delivered(ranked, passages, each.question, each.floor))
+    return rows
+
+
+async def _store(user_id: UUID, index: Index, database: Database, space_id: int) -> None:
+    """A message's id is the number of its row."""
+    conversations = [
+        await Conversations(database).create(user_id, title=name, settings=TurnSettings(), labels={}, request_id=None)
+        for name in dict.fromkeys(message.conversation for message in index.memory.messages)
+    ]
+    homes = [conversations[number].id for number in index.container.tolist()]
+    async with database.transaction(user_id) as connection:
+        for row, message in enumerate(index.memory.messages):
+            place, id_ = int(index.place[row]), UUID(int=row)
+            parts = Jsonb(parts_to_json((TextPart(message.text),)))
+            values = (user_id, homes[row], place, id_, place, message.role.value, parts, message.created_at)
+            await connection.execute(INSERT, values)
+            await connection.execute(ADVANCE, (id_, place, place, user_id, homes[row]))
+    ends = [*index.first.tolist(), len(index.spans)]
+    passages = [
+        NewVector(
+            UUID(int=row), homes[row], number - first, span, index.vectors[number], terms(message.text[slice(*span)])
+        )
+        for row, (message, (first, end)) in enumerate(zip(index.memory.messages, pairwise(ends), strict=True))
+        for number, span in zip(range(first, end), index.spans[first:end], strict=True)
+    ]
+    await VectorStore(database).add(user_id, space_id, passages)
