@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", (ROOT / "docs" / "clients.md").read_
 
 # An example that is added is missed here until a test runs it.
 ALICES_TOKEN, INSTALL_STUBS, WITH_STUBS, SERVICES_TOKEN, FOR_A_USER, ERRORS, WITH_CLIENT = BLOCKS[:7]
-INSTALL_PAGE, PAGE, CALL, REPORT = BLOCKS[7:]
+INSTALL_PAGE, PAGE, CALL, REPORT, EXPLAIN, ERASE = BLOCKS[7:]
 
 # What a page does with the module of the example.
 VISIT = """
@@ -131,7 +131,15 @@ def test_an_engineer_calls_by_hand(dev: Dev, user: str) -> None:
     called = bash(here(CALL, dev, user), CHATRPC_TOKEN=token)
     made, listed = re.findall(r'"id": "(.*)"', called)
     assert made == listed
-    told = bash(here(CALL, dev, user), here(REPORT, dev, user), CHATRPC_TOKEN=token, CONVERSATION=made)
+    told = bash(
+        *(here(example, dev, user) for example in (CALL, REPORT, EXPLAIN, ERASE)),
+        CHATRPC_TOKEN=token,
+        CHATRPC_ENDPOINT=dev.endpoint,
+        CONVERSATION=made,
+    )
     report = told[told.index('"report"') :]
     assert f'"conversationId": "{made}"' in report
     assert '"chatrpc-offline"' in report
+    assert report.count("Model: chatrpc-offline; embeddings by") == 2
+    assert '"messages": "2"' in report
+    assert '"memory": "CONVERSATION_MEMORY_TEMPORARY"' in report
