@@ -112,7 +112,8 @@ def _speaker(hit: pb.RetrievedPassage, here: str) -> str:
 
 
 def _document(citation: pb.Citation) -> str:
-    place = " > ".join((f'document "{citation.title}"', *citation.headings))
+    title = f'document "{citation.title}"' if citation.title else "a document"
+    place = " > ".join((title, *citation.headings))
     page = f", page {citation.page}" if citation.page else ""
     return f"{place}{page}, characters {citation.start:,}-{citation.end:,}"
 

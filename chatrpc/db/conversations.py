@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from chatrpc.db.codec import message_of, settings_to_json
 from chatrpc.db.engine import Database
+from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
 from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings
@@ -37,13 +38,6 @@ ACTIVATE = {
         UPDATE embeddings SET active = false WHERE user_id = :user AND conversation_id = :conversation AND active
     """),
 }
-LOCK_QUOTES = text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:user AS text), 0))")
-UNQUOTE = text("""
-    UPDATE context_reports r SET report = without_passages(
-        r.report, ARRAY(SELECT m.id FROM messages m WHERE m.user_id = :user AND m.conversation_id = :conversation))
-    WHERE r.user_id = :user AND r.conversation_id <> :conversation
-      AND r.report->'hits' @> jsonb_build_array(jsonb_build_object('conversation_id', CAST(:conversation AS text)))
-""")
 ERASE = "SELECT * FROM erase_message(%s, %s, %s)"
 EXPIRED = "SELECT * FROM expired_conversations(%s, %s)"
 
@@ -226,25 +220,27 @@ class Conversations:
         """
         async with self._database.session(user_id) as session:
             key = _key(user_id, conversation_id)
-            # As in the SQL functions finish_reply and erase_message: before the lock on the conversation.
-            await session.execute(LOCK_QUOTES, {"user": user_id})
+            await lock_quotes(session, user_id)
             query = select(ConversationRow.memory).where(*key).with_for_update()
             if unchanged_for is not None:
                 query = query.where(ConversationRow.updated_at < func.now() - unchanged_for)
             memory = (await session.execute(query)).scalar_one_or_none()
             if memory is None:
                 raise _not_found(conversation_id)
-            # Nobody else has ever found a passage of a temporary conversation.
-            if memory != ConversationMemory.TEMPORARY:
-                await session.execute(UNQUOTE, {"user": user_id, "conversation": conversation_id})
             counts = []
-            for table in (MessageRow, SummaryRow, EmbeddingRow, ContextReportRow):
+            for table in (SummaryRow, EmbeddingRow, ContextReportRow):
                 removed = await session.execute(
                     delete(table).where(table.user_id == user_id, table.conversation_id == conversation_id)
                 )
                 counts.append(removed.rowcount)
+            of_conversation = MessageRow.user_id == user_id, MessageRow.conversation_id == conversation_id
+            messages = await session.execute(delete(MessageRow).where(*of_conversation).returning(MessageRow.id))
+            message_ids = messages.scalars().all()
+            # Nobody else has ever found a passage of a temporary conversation.
+            if memory != ConversationMemory.TEMPORARY:
+                await unquote(session, user_id, message_ids)
             await session.execute(delete(ConversationRow).where(*key))
-        return DeletionCounts(*counts)
+        return DeletionCounts(len(message_ids), *counts)
 
     async def expired(self, unchanged_for: timedelta, limit: int) -> Sequence[tuple[UUID, UUID]]:
         """Temporary conversations of any user whose last change is longer ago, as `(user, conversation)`."""

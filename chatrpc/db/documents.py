@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from chatrpc.db.engine import Database
+from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.tables import DocumentChunkRow, DocumentPartRow, DocumentRow, DocumentTaskRow, EmbeddingRow
 from chatrpc.domain import Document, DocumentState, NewDocument, Page
 from chatrpc.errors import FailedPrecondition, InvalidInput, NotFound, Reason
@@ -211,7 +212,9 @@ class Documents:
 
 
 async def delete_documents(session: AsyncConnection, owner_id: UUID, ids: Sequence[UUID]) -> DocumentCounts:
-    """Delete documents, whose rows the caller has locked, and count what goes."""
+    """Delete documents, whose rows the caller has locked, and their passages in its owner's reports; count them."""
+    await lock_quotes(session, owner_id)
+    await unquote(session, owner_id, ids)
     parts = await session.execute(
         select(func.coalesce(func.sum(func.length(DocumentPartRow.data)), 0)).where(
             DocumentPartRow.user_id == owner_id, DocumentPartRow.document_id.in_(ids)

@@ -3,8 +3,9 @@
 -- The write is fenced: it happens only while the reply is pending and of the given attempt, so that at most one attempt
 -- ever commits. `finished` is false where it did not happen.
 --
--- The report loses the passages of messages that were erased or deleted since it was made. Whoever erases holds the
--- user's advisory lock alone, so that no report is written while others are being searched for these passages.
+-- The report loses the passages of messages that were erased or deleted since it was made, and of the user's own
+-- documents that were deleted. Whoever erases holds the user's advisory lock alone, so that no report is written while
+-- others are being searched for these passages.
 CREATE FUNCTION finish_reply(
     p_user uuid, p_conversation uuid, p_reply uuid, p_attempt integer, p_state text, p_parts jsonb, p_tokens integer,
     p_model text, p_finish_reason text, p_error_reason text, p_usage jsonb, p_delta_ends integer[], p_report jsonb,
@@ -19,18 +20,30 @@ DECLARE
     reply_sequence bigint;
     report jsonb := p_report;
     quoted uuid[] := ARRAY(
-        SELECT (hit->>'message_id')::uuid FROM jsonb_array_elements(p_report->'hits') AS hit
-        WHERE hit->>'message_id' IS NOT NULL);
+        SELECT (item->>'message_id')::uuid FROM jsonb_array_elements(p_report->'hits') AS item
+        WHERE item->>'message_id' IS NOT NULL);
+    cited jsonb[] := ARRAY(
+        SELECT item->'citation' FROM jsonb_array_elements((p_report->'hits') || (p_report->'dropped')) AS item
+        WHERE jsonb_typeof(item->'citation') = 'object');
     gone uuid[];
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true);
     finished := false;
-    IF cardinality(quoted) > 0 THEN
+    IF cardinality(quoted) + cardinality(cited) > 0 THEN
         PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_user::text, 0));
         gone := ARRAY(
             SELECT unnest(quoted)
             EXCEPT
             SELECT m.id FROM messages m WHERE m.user_id = p_user AND m.id = ANY (quoted) AND m.state <> 'erased');
+        gone := gone || ARRAY(
+            SELECT (citation->>'document_id')::uuid FROM unnest(cited) AS citation
+            WHERE NOT EXISTS (
+                    SELECT 1 FROM documents d
+                    WHERE d.user_id = p_user AND d.id = (citation->>'document_id')::uuid)
+              -- A document of another's collection is not seen here, and not the user's to erase.
+              AND (citation->>'collection_id' IS NULL OR EXISTS (
+                    SELECT 1 FROM collections c
+                    WHERE c.user_id = p_user AND c.id = (citation->>'collection_id')::uuid)));
         IF cardinality(gone) > 0 THEN
             report := without_passages(p_report, gone);
         END IF;

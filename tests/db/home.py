@@ -14,7 +14,10 @@ from chatrpc.db.transcript import FinishedReply, Transcript
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import (
     Accepted,
+    Citation,
     ContextReport,
+    Dropped,
+    DropReason,
     FinishReason,
     Hit,
     Message,
@@ -28,8 +31,18 @@ from tests.db.helpers import said
 from tests.db.test_transcript import append
 from tests.support.embedder import WordEmbedder
 
+MOMENT = datetime(2024, 1, 1, tzinfo=UTC)
+OF_A_DOCUMENT = "thirty days of leave"
 
-def report_quoting(turn: Accepted, *messages: Message) -> ContextReport:
+
+def hit(rank: int, source: Message | Citation) -> Hit:
+    """A passage of a message, or of a document."""
+    if isinstance(source, Citation):
+        return Hit(None, None, None, OF_A_DOCUMENT, MOMENT, 0.8, rank, True, 9, citation=source)
+    return Hit(source.id, source.conversation_id, source.role, source.text, MOMENT, 0.8, rank, True, 9)
+
+
+def report_quoting(turn: Accepted, *sources: Message | Citation) -> ContextReport:
     return ContextReport(
         conversation_id=turn.message.conversation_id,
         query_message_id=turn.message.id,
@@ -38,11 +51,10 @@ def report_quoting(turn: Accepted, *messages: Message) -> ContextReport:
         summarized_through_depth=0,
         verbatim=(),
         retrieval=RetrievalOutcome.FOUND,
-        hits=tuple(
-            Hit(m.id, m.conversation_id, m.role, m.text, datetime(2024, 1, 1, tzinfo=UTC), 0.8, rank, True, 9)
-            for rank, m in enumerate(messages, start=1)
+        hits=tuple(hit(rank, source) for rank, source in enumerate(sources, start=1)),
+        dropped=tuple(
+            Dropped(None, DropReason.BUDGET, 9, citation=source) for source in sources if isinstance(source, Citation)
         ),
-        dropped=(),
         section_tokens={},
         budget_tokens=100,
         embedding_model="words",
@@ -66,12 +78,12 @@ class Home:
         values = {"title": "", "settings": TurnSettings(), "labels": {}, "request_id": None} | fields
         return (await self.conversations.create(self.user_id, **values)).id
 
-    async def talk(self, conversation_id: UUID, text: str, reply: str, *quoted: Message) -> Accepted:
+    async def talk(self, conversation_id: UUID, text: str, reply: str, *quoted: Message | Citation) -> Accepted:
         turn = await append(self.database, self.user_id, conversation_id, uuid4().hex, text)
         assert await self.finish(turn, reply, *quoted) is not None
         return turn
 
-    async def finish(self, turn: Accepted, reply: str, *quoted: Message) -> tuple[Message, int] | None:
+    async def finish(self, turn: Accepted, reply: str, *quoted: Message | Citation) -> tuple[Message, int] | None:
         return await self.transcript.finish_reply(
             self.user_id,
             FinishedReply(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from dataclasses import replace
+from uuid import UUID, uuid4
 
 import pytest
 
+from chatrpc.db.collections import Collections
+from chatrpc.db.documents import Documents
 from chatrpc.db.engine import Database
 from chatrpc.db.reports import Reports
-from chatrpc.domain import FinishReason, MessageState
+from chatrpc.domain import Citation, FinishReason, MessageState, NewDocument
 from chatrpc.errors import NotFound, Reason
-from tests.db.home import Home
+from tests.db.home import OF_A_DOCUMENT, Home
 from tests.db.test_transcript import append
 
 SECRET = "the key lies under the third stone"
@@ -157,6 +160,42 @@ async def test_a_reply_under_way_is_erased_and_fenced_off(home: Home) -> None:
     assert await home.finish(turn, SECRET) is None
     assert await home.holds(SECRET) == []
     assert not (await append(home.database, home.user_id, conversation_id, "k2")).parent_pending
+
+
+async def document(home: Home, collection_id: UUID | None = None) -> Citation:
+    """A place in a document of the user's own."""
+    new = NewDocument("Handbook", "text/plain", 9, uuid4().bytes * 2, collection_id, "", {})
+    made = await Documents(home.database).begin(home.user_id, new)
+    return Citation(made.id, collection_id, "Handbook", ("Leave of absence",), 0, 9)
+
+
+async def test_a_deleted_document_goes_out_of_all_reports(home: Home) -> None:
+    conversation_id = await home.open()
+    deleted, kept = await document(home), await document(home)
+    under_way = await append(home.database, home.user_id, conversation_id, "k")
+    turn = await home.talk(conversation_id, "how long is leave?", "so long", deleted, kept)
+    await Documents(home.database).delete(home.user_id, deleted.document_id)
+    assert await home.finish(under_way, "so long", deleted, kept) is not None
+    for reply in (turn.reply, under_way.reply):
+        report = await Reports(home.database).get(home.user_id, reply.id)
+        assert [hit.text for hit in report.hits] == ["", OF_A_DOCUMENT]
+        nameless = replace(deleted, title="", headings=())
+        assert [each.citation for each in (*report.hits, *report.dropped)] == [nameless, kept] * 2
+
+
+async def test_a_document_of_somebody_elses_collection_stays_in_the_reports(home: Home) -> None:
+    shared = Citation(uuid4(), uuid4(), "Handbook", ("Leave of absence",), 0, 9)
+    turn = await home.talk(await home.open(), "how long is leave?", "so long", shared)
+    assert (await Reports(home.database).get(home.user_id, turn.reply.id)).citations == (shared,)
+
+
+async def test_a_deleted_document_of_an_own_collection_leaves_the_report_that_is_made_meanwhile(home: Home) -> None:
+    collection = await Collections(home.database).create(home.user_id, "Rules", None)
+    deleted = await document(home, collection.id)
+    under_way = await append(home.database, home.user_id, await home.open(), "k")
+    await Documents(home.database).delete(home.user_id, deleted.document_id)
+    await home.finish(under_way, "so long", deleted)
+    assert await home.holds(OF_A_DOCUMENT) == []
 
 
 async def test_a_deleted_conversation_goes_out_of_the_reports_of_others(home: Home) -> None:

@@ -324,7 +324,7 @@ class RetrievedPassage(_message.Message):
     role: _message_pb2.Role.ValueType
     """Who said it; unspecified where it is from a document."""
     text: _builtins.str
-    """The passage as it stood in the prompt."""
+    """The passage as it stood in the prompt; empty where its message was erased, or what it is from was deleted, since."""
     cosine: _builtins.float
     """Cosine similarity to the query, -1 to 1."""
     rank: _builtins.int
