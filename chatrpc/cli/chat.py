@@ -34,6 +34,8 @@ Type a message and press Enter. Commands:
   /quit          leave; so do Ctrl-D, and Ctrl-C while nothing is being answered"""
 
 HISTORY = 20
+# Of what a context left out for one reason, so many are named.
+LISTED = 5
 
 # A path such as /etc/hosts is no command.
 _COMMAND = re.compile(r"/\w*")
@@ -254,7 +256,7 @@ class _Talk:
             click.echo("There is no answer yet; say something first.")
             return
         answer = await self._remote.context_report(self._reply_id)
-        click.echo(printable(context_text(answer.report, datetime.now(UTC))))
+        click.echo(printable(context_text(answer.report, datetime.now(UTC), LISTED)))
 
     async def _show_history(self, argument: str) -> None:
         if argument and not (argument.isdecimal() and int(argument)):

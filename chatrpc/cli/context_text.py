@@ -11,7 +11,6 @@ from chatapi.v1.message_pb2 import ROLE_USER
 from google.protobuf.duration_pb2 import Duration
 
 _QUOTE_CHARACTERS = 72
-_LISTED = 5
 
 _OUTCOMES = {
     pb.RETRIEVAL_OUTCOME_NOTHING_RELEVANT: "nothing was near enough",
@@ -45,9 +44,14 @@ _UNITS = (
 )
 
 
-def context_text(report: pb.ContextReport, now: datetime) -> str:
-    """What the model was given for a reply, and why, for people; `now` is what ages are counted from."""
-    return "\n".join(_lines(report, now))
+def context_text(report: pb.ContextReport, now: datetime, listed: int | None = None) -> str:
+    """What the model was given for a reply, and why, for people.
+
+    Args:
+        now: What ages are counted from.
+        listed: How many of what was left out for one reason are named; all of them by default.
+    """
+    return "\n".join(_lines(report, now, listed))
 
 
 def age(moment: datetime, now: datetime) -> str:
@@ -59,12 +63,12 @@ def age(moment: datetime, now: datetime) -> str:
     return "just now"
 
 
-def _lines(report: pb.ContextReport, now: datetime) -> Iterator[str]:
+def _lines(report: pb.ContextReport, now: datetime, listed: int | None) -> Iterator[str]:
     yield f"Model: {report.model}; embeddings by {report.embedding_model}"
     yield _summary(report)
     yield _verbatim(report.verbatim)
     yield from _retrieved(report, now)
-    yield from _dropped(report.dropped)
+    yield from _dropped(report.dropped, listed)
     sections = ", ".join(f"{_SECTIONS.get(each.section, 'other')} {each.tokens:,}" for each in report.sections)
     total = sum(each.tokens for each in report.sections)
     yield f"Tokens: {sections}; together {total:,} of at most {report.budget_tokens:,}"
@@ -129,7 +133,7 @@ def _ranking(hit: pb.RetrievedPassage) -> str:
     return f"rank {hit.rank:,}: {meaning}; {words}; score {hit.score:.2f}{neighbours}"
 
 
-def _dropped(dropped: Sequence[pb.DroppedMessage]) -> Iterator[str]:
+def _dropped(dropped: Sequence[pb.DroppedMessage], listed: int | None) -> Iterator[str]:
     if not dropped:
         yield "Left out: nothing"
         return
@@ -138,10 +142,9 @@ def _dropped(dropped: Sequence[pb.DroppedMessage]) -> Iterator[str]:
     for each in dropped:
         by_reason[each.reason].append(each)
     for reason, items in by_reason.items():
-        names = ", ".join(
-            _document(item.citation) if item.HasField("citation") else item.message_id for item in items[:_LISTED]
-        )
-        more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+        shown = items[:listed]
+        names = ", ".join(_document(item.citation) if item.HasField("citation") else item.message_id for item in shown)
+        more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
         tokens = sum(item.tokens for item in items)
         yield f"  {_REASONS.get(reason, 'for a reason unknown here')}, {tokens:,} tokens: {names}{more}"
 

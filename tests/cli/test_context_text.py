@@ -25,7 +25,7 @@ NOW = datetime(2024, 6, 1, 12, 0, tzinfo=UTC)
 
 
 def told(report: pb.ContextReport) -> list[str]:
-    return context_text(report, NOW).splitlines()
+    return context_text(report, NOW, 5).splitlines()
 
 
 def test_a_full_report_says_what_was_given_and_what_was_not() -> None:
@@ -115,6 +115,12 @@ def test_a_full_report_says_what_was_given_and_what_was_not() -> None:
         "Tokens: summary 1,210, word for word 500, your message 100; together 1,810 of at most 14,336",
         "Time: 1.2 ms to assemble, 6.0 ms to embed",
     ]
+
+
+def test_all_that_was_left_out_is_named_unless_told_otherwise() -> None:
+    dropped = [pb.DroppedMessage(message_id=f"d-{n}", reason=pb.DROP_REASON_BUDGET) for n in range(20)]
+    [line] = [line for line in context_text(pb.ContextReport(dropped=dropped), NOW).splitlines() if "d-0" in line]
+    assert line.endswith(", d-18, d-19")
 
 
 def test_a_passage_that_was_erased_since_says_so() -> None:
