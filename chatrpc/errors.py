@@ -48,6 +48,8 @@ class Reason(StrEnum):
     DOCUMENT_TOO_COSTLY = "DOCUMENT_TOO_COSTLY"
     DOCUMENT_EMPTY = "DOCUMENT_EMPTY"
     MEMORY_FIXED = "MEMORY_FIXED"
+    CONVERSATION_BUSY = "CONVERSATION_BUSY"
+    TURN_TIMED_OUT = "TURN_TIMED_OUT"
 
 
 class ChatError(Exception):
@@ -101,7 +103,7 @@ class AlreadyExists(ChatError):
 
 
 class Conflict(ChatError):
-    """The state changed underneath; read again and retry at a higher level."""
+    """The state changed underneath, or is not what the caller wants to meet; retry at a higher level."""
 
 
 class FailedPrecondition(ChatError):

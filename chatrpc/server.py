@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
@@ -22,7 +22,7 @@ from chatrpc.db.processes import Processes
 from chatrpc.db.recall import Recall
 from chatrpc.db.reports import Reports
 from chatrpc.db.summaries import Summaries
-from chatrpc.db.transcript import Transcript
+from chatrpc.db.transcript import Transcript, TurnLimits
 from chatrpc.db.vectors import VectorStore
 from chatrpc.errors import Unavailable
 from chatrpc.models.chat import build_chat_model
@@ -42,12 +42,18 @@ from chatrpc.settings import (
     DatabaseSettings,
     EmbedderSettings,
     ModelSettings,
+    RedisSettings,
     ServerSettings,
     load,
 )
+from chatrpc.streams.streams import open_streams
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
+from chatrpc.turns.reply_logs import LocalReplyLogs, ReplyLogs
 from chatrpc.turns.service import Turns
+from chatrpc.turns.shared_logs import share_reply_logs
+from chatrpc.turns.stored import StoredReplies
+from chatrpc.turns.takeover import Takeover
 
 log = structlog.get_logger(__name__)
 
@@ -74,11 +80,13 @@ class Settings:
     memory: MemorySettings
     auth: AuthSettings
     server: ServerSettings
+    # By default, the server shares nothing with others.
+    redis: RedisSettings = field(default_factory=lambda: RedisSettings(url=None))
 
     @classmethod
     def load(cls) -> Settings:
         """From the environment. Raises SettingsError."""
-        return cls(MemorySettings.load(), load(AuthSettings), load(ServerSettings))
+        return cls(MemorySettings.load(), load(AuthSettings), load(ServerSettings), load(RedisSettings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,20 +201,27 @@ class _Doors:
 
 async def _serve(settings: Settings, doors: _Doors) -> None:
     """Reach the database, put the parts together, answer until told to stop, and drain."""
-    async with open_memory(settings.memory) as memory, process_lease(Processes(memory.database)) as lease:
+    async with AsyncExitStack() as stack:
+        memory = await stack.enter_async_context(open_memory(settings.memory))
+        lease = await stack.enter_async_context(process_lease(Processes(memory.database)))
         worker = memory.worker(settings.memory)
         assembler = memory.assembler(settings.memory)
-        reports = Reports(memory.database)
+        reports, transcript = Reports(memory.database), Transcript(memory.database)
+        stored = StoredReplies(transcript, reports)
+        logs = await stack.enter_async_context(open_reply_logs(settings.redis, stored))
         parts = TurnParts(
-            transcript=Transcript(memory.database),
+            transcript=transcript,
             assembler=assembler,
             model=memory.chat_model,
             output_reserve=settings.memory.model.output_reserve,
             coalesce_window=settings.server.coalesce_ms / 1000,
             on_finished=worker.wake,
+            limits=TurnLimits(queue=settings.server.max_queue, pending=settings.server.max_turns_per_user),
+            max_seconds=settings.server.max_turn_seconds,
         )
-        turns = Turns(parts, reports, lease.process_id)
-        lease.on_lapse = turns.abandon
+        turns = Turns(parts, stored, lease, logs)
+        takeover = Takeover(turns, transcript, lease, interrupt=settings.server.takeover == "interrupt")
+        taking_over = asyncio.create_task(takeover.run(), name="takeover")
         conversations = Conversations(memory.database)
         add_services(doors.server, settings.server, turns, conversations, reports, assembler, doors.drain)
         working = None
@@ -218,11 +233,23 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
             await doors.stopping.wait()
             doors.health.drain()
             await asyncio.sleep(settings.server.drain_delay)
+            taking_over.cancel()
             await drain_and_stop(doors.server, doors.health, doors.drain, turns, settings.server.drain_grace)
         finally:
-            if working is not None:
-                working.cancel()
-                await asyncio.wait({working})
+            background = {taking_over} if working is None else {taking_over, working}
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
+
+
+@asynccontextmanager
+async def open_reply_logs(settings: RedisSettings, stored: StoredReplies) -> AsyncIterator[ReplyLogs]:
+    """The logs of running replies: shared through Redis, if there is one. It is reached when it is there."""
+    if settings.url is None:
+        yield LocalReplyLogs()
+    else:
+        async with open_streams(settings) as streams, share_reply_logs(streams, stored) as logs:
+            yield logs
 
 
 @asynccontextmanager

@@ -256,7 +256,35 @@ class ServerSettings(_Section):
         "Envoy learns of it first.",
     )
     drain_grace: float = Field(default=30.0, ge=0, description="Seconds that running replies get after SIGTERM.")
+    max_turns_per_user: int = Field(
+        default=100, ge=1, le=100_000, description="Unfinished replies of one user, in all conversations together."
+    )
+    max_queue: int = Field(
+        default=8, ge=0, le=1_000, description="Messages that wait for the replies before them in one conversation."
+    )
+    max_turn_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds that a language model has for a reply; then it ends with the text that it has.",
+    )
+    takeover: Literal["restart", "interrupt"] = Field(
+        default="restart",
+        description="What becomes of a reply whose process died: generated anew, or ended with the text that it has. "
+        "A reply without text is always generated anew.",
+    )
     embedded_worker: bool = Field(default=True, description="Whether `chatrpc serve` also does the background work.")
+
+
+class RedisSettings(_Section):
+    """Redis 6.2 or later, which several server processes need to share replies; one process does without."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_REDIS_")
+
+    url: str | None = Field(
+        default=None,
+        description="redis://, rediss:// or unix:// URL, the same for all server processes of a database. Without it, "
+        "a running reply can be followed and stopped in its own process alone.",
+    )
 
 
 class EdgeSettings(_Section):
@@ -309,6 +337,7 @@ SECTIONS: tuple[type[BaseSettings], ...] = (
     ContextSettings,
     KnowledgeSettings,
     ServerSettings,
+    RedisSettings,
     EdgeSettings,
     LogSettings,
     ClientSettings,

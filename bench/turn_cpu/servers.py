@@ -50,7 +50,9 @@ from chatrpc.settings import (
 from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
+from chatrpc.turns.reply_logs import LocalReplyLogs
 from chatrpc.turns.service import Turns
+from chatrpc.turns.stored import StoredReplies
 
 # A message with these words is answered at once, to give a conversation its past.
 HURRY = "Hurry."
@@ -189,7 +191,7 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
             on_finished=lambda: None,
         )
         server = new_grpc_server(server_settings, TokenVerifier(auth, keys), Health())
-        turns = Turns(parts, reports, lease.process_id)
+        turns = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         add_services(server, server_settings, turns, Conversations(database), reports, assembler, Drain())
         port = bind(server, server_settings)
         await server.start()

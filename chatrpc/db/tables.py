@@ -124,6 +124,13 @@ class MessageRow(Base):
             unique=True,
             postgresql_where=sql_text("client_message_id IS NOT NULL"),
         ),
+        Index(
+            "messages_pending_idx",
+            "user_id",
+            "conversation_id",
+            "owner",
+            postgresql_where=sql_text("state = 'pending'"),
+        ),
         {"postgresql_partition_by": "HASH (user_id)"},
     )
 

@@ -24,6 +24,7 @@ from chatrpc.db.codec import (
 from chatrpc.db.engine import Database
 from chatrpc.domain import (
     Accepted,
+    BusyPolicy,
     ContextReport,
     ConversationMemory,
     FinishReason,
@@ -34,22 +35,26 @@ from chatrpc.domain import (
     Role,
     Usage,
 )
-from chatrpc.errors import AlreadyExists, InvalidInput, NotFound, Reason
+from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Reason, ResourceExhausted
 
 APPEND = """
-SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 FINISH = """
 SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 CHECKPOINT = "SELECT checkpoint_replies(%s, %s, %s, %s, %s) AS superseded"
+# The text stays, so that the reply can be ended with it.
 BEGIN_ATTEMPT = """
-UPDATE messages m SET attempt = attempt + 1, owner = %(owner)s, parts = '[]', delta_ends = NULL
+UPDATE messages m SET attempt = attempt + 1, owner = %(owner)s
 WHERE user_id = %(user)s AND id = %(reply)s AND state = 'pending'
   AND (owner = %(owner)s OR NOT EXISTS (
       SELECT 1 FROM server_processes p WHERE p.id = m.owner AND p.lease_until > now()))
 RETURNING attempt
 """
+CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
+PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
+OWNER = "SELECT owner FROM messages WHERE user_id = %s AND id = %s AND state = 'pending'"
 REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
 TURN = f"""
 SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, c.memory, coalesce(b.lineage, '{{}}') AS lineage,
@@ -89,6 +94,28 @@ class FinishedReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A pending reply that was taken over, and the number of the attempt that begins."""
+
+    user_id: UUID
+    reply_id: UUID
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """How much a user may have running at once.
+
+    Attributes:
+        queue: Messages of one conversation that wait for the replies before them.
+        pending: Unfinished replies of one user.
+    """
+
+    queue: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What a running attempt at a reply has so far."""
 
@@ -99,6 +126,9 @@ class Checkpoint:
     delta_ends: tuple[int, ...]
 
 
+UNLIMITED = TurnLimits(queue=2**31 - 1, pending=2**31 - 1)
+
+
 class Transcript:
     """Writes messages and replies. Safe to use from many tasks at once."""
 
@@ -106,7 +136,14 @@ class Transcript:
         self._database = database
 
     async def append(
-        self, user_id: UUID, message: OutgoingMessage, *, tokens: int, actor: str | None, owner: UUID
+        self,
+        user_id: UUID,
+        message: OutgoingMessage,
+        *,
+        tokens: int,
+        actor: str | None,
+        owner: UUID,
+        limits: TurnLimits = UNLIMITED,
     ) -> Accepted:
         """Commit a message and reserve its reply's place, or find those of an earlier send with the same key.
 
@@ -118,6 +155,8 @@ class Transcript:
             NotFound: No such conversation or parent.
             InvalidInput: The parent is not a reply.
             AlreadyExists: The key was used for other content.
+            Conflict: The conversation is busy, and the message asks to be refused then.
+            ResourceExhausted: A limit is reached.
         """
         conversation_id = message.conversation_id
         message_id, reply_id = uuid7(), uuid7()
@@ -137,6 +176,9 @@ class Transcript:
                 actor,
                 Jsonb(turn_settings) if turn_settings else None,
                 owner,
+                message.busy_policy is BusyPolicy.REJECT,
+                limits.queue,
+                limits.pending,
             ),
         )
         assert row is not None  # A function with OUT parameters returns one row.
@@ -152,6 +194,26 @@ class Transcript:
                     message.client_message_id,
                     f"client_message_id {message.client_message_id!r} was used in this conversation for another "
                     "content; choose a new one for a new message.",
+                )
+            case "busy":
+                raise Conflict(
+                    Reason.CONVERSATION_BUSY,
+                    "A reply of the conversation is not finished; wait for it, or send with another busy_policy.",
+                    id=str(conversation_id),
+                )
+            case "queue_full":
+                raise ResourceExhausted(
+                    Reason.TOO_MANY_TURNS,
+                    f"{limits.queue} messages wait in the conversation already; wait for a reply to finish.",
+                    subject="conversation",
+                    retry_after=1.0,
+                )
+            case "too_many":
+                raise ResourceExhausted(
+                    Reason.TOO_MANY_TURNS,
+                    f"The user has {limits.pending} unfinished replies already; wait for one to finish.",
+                    subject="user",
+                    retry_after=1.0,
                 )
             case "no_conversation":
                 raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
@@ -198,6 +260,7 @@ class Transcript:
             settings=settings_from_json(row["settings"]),
             turn_settings=message.settings,
             memory=ConversationMemory(row["memory"]),
+            queued=row["pending_before"] > 0,
         )
 
     async def _accepted_before(self, user_id: UUID, conversation_id: UUID, message_id: UUID) -> Accepted:
@@ -239,6 +302,21 @@ class Transcript:
             user_id, (BEGIN_ATTEMPT, {"user": user_id, "reply": reply_id, "owner": owner})
         )
         return rows[0]["attempt"] if rows else None
+
+    async def claim_abandoned(self, owner: UUID, limit: int) -> list[Claim]:
+        """Start a new attempt at pending replies of any users whose processes are gone, for a process with a lease."""
+        [rows] = await self._database.calls((CLAIM, (owner, limit)))
+        return [Claim(row["user_id"], row["reply_id"], row["attempt"]) for row in rows]
+
+    async def owner(self, user_id: UUID, reply_id: UUID) -> UUID | None:
+        """The process that writes a reply; None where it is finished or there is none."""
+        [rows] = await self._database.query(user_id, (OWNER, (user_id, reply_id)))
+        return rows[0]["owner"] if rows else None
+
+    async def pending(self, user_id: UUID, conversation_id: UUID) -> dict[UUID, UUID | None]:
+        """The unfinished replies of a conversation and the processes that write them."""
+        [rows] = await self._database.query(user_id, (PENDING, (user_id, conversation_id)))
+        return {row["id"]: row["owner"] for row in rows}
 
     async def checkpoint_replies(self, checkpoints: Sequence[Checkpoint]) -> set[UUID]:
         """Store what running replies have so far, of all users in one statement.

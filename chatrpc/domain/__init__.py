@@ -35,10 +35,11 @@ from chatrpc.domain.conversation import (
 )
 from chatrpc.domain.document import Chunk, Collection, Document, DocumentState, NewDocument
 from chatrpc.domain.message import FinishReason, Message, MessageState, Part, Role, TextPart, Usage
-from chatrpc.domain.turn import Accepted, OutgoingMessage
+from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage
 
 __all__ = [
     "Accepted",
+    "BusyPolicy",
     "AssembledContext",
     "Caller",
     "Chunk",

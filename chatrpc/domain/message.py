@@ -37,6 +37,7 @@ class FinishReason(StrEnum):
     CONTENT_FILTER = "content_filter"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

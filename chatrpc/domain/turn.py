@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from uuid import UUID
 
 from chatrpc.domain.conversation import ConversationMemory, Path, TurnSettings
 from chatrpc.domain.message import Message, Part
+
+
+class BusyPolicy(StrEnum):
+    """What becomes of a message while replies of its conversation are not finished; see `chatapi.v1.BusyPolicy`."""
+
+    QUEUE = "queue"
+    INTERRUPT = "interrupt"
+    REJECT = "reject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,7 @@ class OutgoingMessage:
     parent_id: UUID | None = None
     settings: TurnSettings = field(default_factory=TurnSettings)
     coalesce_window: float | None = None
+    busy_policy: BusyPolicy = BusyPolicy.QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class Accepted:
     Attributes:
         reply: The reply's row; PENDING and of attempt 1 unless `duplicate`.
         path: Path from the root to `message`, itself included.
+        queued: Whether other replies of the conversation were not finished; False where `duplicate`.
         parent_pending: Whether the message before is a reply that was not finished when this was read.
         revision_before: Revision that the append found; a cached hot path of this revision is not stale.
         settings: The conversation's settings.
@@ -48,3 +59,4 @@ class Accepted:
     settings: TurnSettings
     turn_settings: TurnSettings
     memory: ConversationMemory = ConversationMemory.REMEMBERED
+    queued: bool = False

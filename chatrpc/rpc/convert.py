@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chatrpc.domain import (
+    BusyPolicy,
     Conversation,
     ConversationMemory,
     FinishReason,
@@ -56,6 +57,11 @@ _MEMORIES: dict[ConversationMemory | None, conversation_pb2.ConversationMemory.V
 _SCOPE_OF = {number: scope for scope, number in _SCOPES.items()}
 _MODE_OF = {number: mode for mode, number in _MODES.items()}
 _MEMORY_OF = {number: memory for memory, number in _MEMORIES.items()}
+
+_BUSY_POLICIES: dict[message_pb2.BusyPolicy.ValueType, BusyPolicy] = {
+    message_pb2.BUSY_POLICY_UNSPECIFIED: BusyPolicy.QUEUE,
+    **{message_pb2.BusyPolicy.Value(f"BUSY_POLICY_{policy.name}"): policy for policy in BusyPolicy},
+}
 
 
 def timestamp(moment: datetime) -> Timestamp:
@@ -167,6 +173,7 @@ def outgoing_from_proto(message: message_pb2.OutgoingMessage) -> OutgoingMessage
         parent_id=UUID(message.parent_id) if message.parent_id else None,
         settings=settings_from_proto(message.settings),
         coalesce_window=_seconds(message.coalesce_window) if message.HasField("coalesce_window") else None,
+        busy_policy=_BUSY_POLICIES[message.busy_policy],
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.query import PendingQuery
-from chatrpc.db.transcript import Checkpoint, FinishedReply, Transcript
+from chatrpc.db.transcript import UNLIMITED, Checkpoint, FinishedReply, Transcript, TurnLimits
 from chatrpc.domain import (
     Accepted,
     AssembledContext,
@@ -48,6 +48,7 @@ class TurnParts:
         output_reserve: Tokens of the model's window kept for the reply.
         coalesce_window: Seconds, where the turn names none.
         on_finished: Told that there is new work for the memory.
+        max_seconds: Time that a model has for a reply.
     """
 
     transcript: Transcript
@@ -56,6 +57,8 @@ class TurnParts:
     output_reserve: int
     coalesce_window: float
     on_finished: Callable[[], None]
+    limits: TurnLimits = UNLIMITED
+    max_seconds: float = 900.0
 
 
 class SupersededError(Exception):
@@ -66,7 +69,9 @@ class Generation:
     """One attempt at a reply. It runs whether or not anybody reads its log.
 
     Args:
+        log: Where its events are told.
         finished: Waits until another reply is finished.
+        held: Whether this process's lease lasts, so that no other can have begun a later attempt.
     """
 
     def __init__(
@@ -74,20 +79,22 @@ class Generation:
         parts: TurnParts,
         user_id: UUID,
         accepted: Accepted,
-        attempt: int,
+        log: ReplyLog,
         *,
         finished: Callable[[UUID], Awaitable[None]],
+        held: Callable[[], bool],
         coalesce_window: float | None = None,
         pending: PendingQuery | None = None,
     ) -> None:
         self.user_id = user_id
         self.conversation_id = accepted.message.conversation_id
-        self.log = ReplyLog(accepted.reply.id, attempt)
+        self.log = log
         self._parts = parts
         self._accepted = accepted
-        self._attempt = attempt
+        self._attempt = log.attempt
         self._pending = pending
         self._finished = finished
+        self._held = held
         self._report: ContextReport | None = None
         self._pieces: list[str] = []
         self._delta_ends: list[int] = []
@@ -105,6 +112,11 @@ class Generation:
     def message_ids(self) -> frozenset[UUID]:
         """The message that is answered, and the reply."""
         return frozenset((self._accepted.message.id, self._accepted.reply.id))
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether it has ended without an end of the reply, and nobody else is known to be at work on it."""
+        return self.log.broken is not None and not self._superseded
 
     def cancel(self) -> None:
         """Stop the model; the text so far is stored."""
@@ -138,6 +150,7 @@ class Generation:
             self._coalescer.flush()
             await self._finish_somehow(state, error)
         except SupersededError:
+            self._superseded = True
             self.log.break_off(held_elsewhere())
         except ChatError as error:
             self.log.break_off(error)
@@ -189,18 +202,23 @@ class Generation:
             max_output_tokens=min(wanted, self._parts.output_reserve),
         )
         characters = 0
-        async with aclosing(self._parts.model.stream(request)) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    self._coalescer.push(event.text)
-                    characters += len(event.text)
-                    if characters > request.max_output_tokens * LONGEST_TOKEN:
-                        self._finish_reason = FinishReason.LENGTH
-                        break
-                else:
-                    self._finish_reason = event.reason
-                    self._usage = event.usage
-                    self._model_name = event.model
+        try:
+            async with asyncio.timeout(self._parts.max_seconds), aclosing(self._parts.model.stream(request)) as events:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        self._coalescer.push(event.text)
+                        characters += len(event.text)
+                        if characters > request.max_output_tokens * LONGEST_TOKEN:
+                            self._finish_reason = FinishReason.LENGTH
+                            break
+                    else:
+                        self._finish_reason = event.reason
+                        self._usage = event.usage
+                        self._model_name = event.model
+        except TimeoutError:
+            if not characters:
+                raise failure(Reason.TURN_TIMED_OUT) from None
+            self._finish_reason = FinishReason.LENGTH
 
     async def _context(self) -> AssembledContext:
         """The context, once every reply before this one is finished, so that none is missing from it."""
@@ -218,6 +236,10 @@ class Generation:
         return context
 
     def _tell(self, text: str) -> None:
+        if not self._held():
+            # A process that was stopped for a while tells nothing more, before it has learnt what happened meanwhile.
+            self.supersede()
+            return
         self._pieces.append(text)
         before = self._delta_ends[-1] if self._delta_ends else 0
         self._delta_ends.append(before + len(text))

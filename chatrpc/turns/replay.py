@@ -44,6 +44,8 @@ def failure(reason: Reason) -> ChatError:
     match reason:
         case Reason.MODEL_UNAVAILABLE:
             return Unavailable(reason, "The language model cannot be reached; send the message again later.")
+        case Reason.TURN_TIMED_OUT:
+            return Unavailable(reason, "The language model took too long to begin; send the message again later.")
         case Reason.MODEL_REJECTED:
             return ModelRejected(reason, "The language model refuses the request; check the model's name and settings.")
         case Reason.INTERNAL:

@@ -32,7 +32,7 @@ class ReplyLog:
         self.broken: ChatError | None = None
         self.successor: ReplyLog | None = None
         self.behind = behind
-        self._listeners: dict[ReplyReader, Callable[[], None]] = {}
+        self._listeners: dict[object, Callable[[], None]] = {}
 
     @classmethod
     def told(cls, reply_id: UUID, attempt: int, events: Iterable[ReplyEvent]) -> ReplyLog:
@@ -75,11 +75,12 @@ class ReplyLog:
             raise beyond_the_end(after_sequence, len(self.events))
         return ReplyReader(self, after_sequence)
 
-    def listen(self, reader: ReplyReader, wake: Callable[[], None]) -> None:
-        self._listeners[reader] = wake
+    def listen(self, listener: object, wake: Callable[[], None]) -> None:
+        """Have `wake` called at each change, until `forget`."""
+        self._listeners[listener] = wake
 
-    def forget(self, reader: ReplyReader) -> None:
-        self._listeners.pop(reader, None)
+    def forget(self, listener: object) -> None:
+        self._listeners.pop(listener, None)
 
     def _wake(self) -> None:
         for wake in tuple(self._listeners.values()):

@@ -13,15 +13,17 @@ from uuid import UUID
 import structlog
 
 from chatrpc.context.query import PendingQuery
-from chatrpc.db.reports import Reports
-from chatrpc.db.transcript import FinishedReply
-from chatrpc.domain import Accepted, Caller, FinishReason, Message, MessageState, OutgoingMessage, Usage
-from chatrpc.errors import ChatError, NotFound, Unavailable
+from chatrpc.db.transcript import Claim, FinishedReply
+from chatrpc.domain import Accepted, BusyPolicy, Caller, FinishReason, Message, MessageState, OutgoingMessage, Usage
+from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
 from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
+from chatrpc.turns.lease import ProcessLease
 from chatrpc.turns.replay import replay
 from chatrpc.turns.reply_log import ReplyLog, ReplyReader
+from chatrpc.turns.reply_logs import ReplyLogs
+from chatrpc.turns.stored import StoredReplies
 
 log = structlog.get_logger(__name__)
 
@@ -29,23 +31,33 @@ _T = TypeVar("_T")
 
 # How often a queued turn looks whether the reply before it, in another process, is finished.
 PREDECESSOR_POLL = 0.5
+# A reply that as many attempts did not bring to its end is ended, lest it take down one process after the other.
+MAX_ATTEMPTS = 5
 
 
 class Turns:
     """Accepts messages and tells their replies.
 
     Args:
-        process_id: Owner of the replies that this process generates; see `chatrpc.turns.lease`.
+        lease: Its id owns the replies that this process generates.
+        logs: Where replies are told, and found.
     """
 
-    def __init__(self, parts: TurnParts, reports: Reports, process_id: UUID) -> None:
+    def __init__(self, parts: TurnParts, stored: StoredReplies, lease: ProcessLease, logs: ReplyLogs) -> None:
         self._parts = parts
-        self._reports = reports
-        self._process_id = process_id
+        self._stored = stored
+        self._lease = lease
+        self._logs = logs
+        self._left: set[tuple[UUID, UUID]] = set()
         self._running: dict[tuple[UUID, UUID], Generation] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checkpoints: asyncio.Task[None] | None = None
         self._locks = _Locks()
+        lease.on_lapse = self.abandon
+        lease.on_acquire = logs.join
+        logs.on_cancel = self._cancel_here
+        logs.on_stale = self._supersede
+        logs.join(lease.process_id)
 
     async def send(self, caller: Caller, message: OutgoingMessage) -> tuple[Accepted, ReplyReader]:
         """Accept a message; its reply is generated whether or not the events are read.
@@ -56,7 +68,7 @@ class Turns:
             What is committed, and the reply's events from the first on.
 
         Raises:
-            NotFound, AlreadyExists, InvalidInput: As Transcript.append.
+            NotFound, AlreadyExists, InvalidInput, Conflict, ResourceExhausted: As Transcript.append.
             Unavailable: The database cannot be reached; the same send succeeds later, once.
         """
         return await self._whole(self._send(caller, message, self._parts.assembler.embed_query(message.parts)))
@@ -80,14 +92,35 @@ class Turns:
         # reply that is committed but not yet running.
         async with self._locks.held((user_id, message.conversation_id)):
             accepted = await self._parts.transcript.append(
-                user_id, message, tokens=tokens, actor=caller.actor, owner=self._process_id
+                user_id, message, tokens=tokens, actor=caller.actor, owner=self._owner(), limits=self._parts.limits
             )
             if accepted.duplicate:
                 pending.cancel()
                 return accepted, await self._attach(user_id, accepted, 0, 0)
             self._parts.assembler.appended(user_id, accepted)
             running = self._start(user_id, accepted, 1, pending, message.coalesce_window)
-            return accepted, running.read(0)
+        if message.busy_policy is BusyPolicy.INTERRUPT and accepted.queued:
+            await self._interrupt(user_id, accepted)
+        return accepted, running.read(0)
+
+    async def _interrupt(self, user_id: UUID, accepted: Accepted) -> None:
+        """Stop the replies that a new one waits for, in whichever process. It begins when they are stored."""
+        with suppress(Unavailable):
+            pending = await self._parts.transcript.pending(user_id, accepted.message.conversation_id)
+            for reply_id, owner in pending.items():
+                if reply_id == accepted.reply.id:
+                    continue
+                running = self._running.get((user_id, reply_id))
+                if running is not None:
+                    running.cancel()
+                elif owner is not None:
+                    await self._logs.cancel(owner, user_id, reply_id)
+
+    def _owner(self) -> UUID:
+        """Raises: Unavailable: Without a lease, whatever was begun would be taken over at once."""
+        if not self._lease.held:
+            raise Unavailable(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached; try again.")
+        return self._lease.process_id
 
     async def follow(self, caller: Caller, reply_id: UUID, attempt: int, after_sequence: int) -> ReplyReader:
         """The events of a reply after one that the reader has seen: `(attempt, after_sequence)`, or `(0, 0)`.
@@ -97,7 +130,8 @@ class Turns:
         Raises:
             NotFound: No such reply.
             OutOfRange: The reply has not come so far.
-            Unavailable: Another living process is at work on it, or the database cannot be reached.
+            Unavailable: Another living process is at work on it, whose log cannot be read from here, or the database
+                cannot be reached.
         """
         return await self._follow(caller.user_id, reply_id, attempt, after_sequence)
 
@@ -126,14 +160,14 @@ class Turns:
             task.exception()
 
     async def cancel(self, caller: Caller, reply_id: UUID) -> bool:
-        """Stop a reply that this process generates.
+        """Stop a reply, in whichever process it is generated.
 
         Returns:
             Whether it was running.
 
         Raises:
             NotFound: No such reply.
-            Unavailable: Another process is at work on it.
+            Unavailable: Another process is at work on it, and cannot be reached.
         """
         running = self._running.get((caller.user_id, reply_id))
         if running is not None:
@@ -155,34 +189,102 @@ class Turns:
             reply = (await self._parts.transcript.turn(user_id, accepted.reply.id)).reply
             if reply.state.finished:
                 return False
-            attempt = await self._parts.transcript.begin_attempt(user_id, reply.id, self._process_id)
+            attempt = await self._parts.transcript.begin_attempt(user_id, reply.id, self._owner())
             if attempt is None:
-                raise held_elsewhere()
-            tokens = estimate_tokens(reply.text) if reply.text else 0
-            finished = FinishedReply(
-                conversation_id=reply.conversation_id,
-                reply=reply,
-                attempt=attempt,
-                state=MessageState.CANCELLED,
-                parts=reply.parts,
-                tokens=tokens,
-                model=None,
-                finish_reason=FinishReason.CANCELLED,
-                error_reason=None,
-                usage=Usage(completion_tokens=tokens, estimated=True),
-                delta_ends=reply.delta_ends,
-                report=None,
-            )
-            written = await self._parts.transcript.finish_reply(user_id, finished)
-            if written is not None:
-                self._parts.assembler.finished(user_id, *written)
-                self._parts.on_finished()
+                owner = await self._parts.transcript.owner(user_id, reply.id)
+                if owner is not None and not await self._logs.cancel(owner, user_id, reply.id):
+                    raise held_elsewhere()
+                return owner is not None
+            await self._end_left_behind(user_id, reply, attempt, FinishReason.CANCELLED)
         return True
+
+    async def _end_left_behind(self, user_id: UUID, reply: Message, attempt: int, reason: FinishReason) -> None:
+        """End a reply that nobody generates with the text that it has. The conversation's lock is held."""
+        tokens = estimate_tokens(reply.text) if reply.text else 0
+        finished = FinishedReply(
+            conversation_id=reply.conversation_id,
+            reply=reply,
+            attempt=attempt,
+            state=MessageState.CANCELLED,
+            parts=reply.parts,
+            tokens=tokens,
+            model=None,
+            finish_reason=reason,
+            error_reason=None,
+            usage=Usage(completion_tokens=tokens, estimated=True),
+            delta_ends=reply.delta_ends,
+            report=None,
+        )
+        log = self._logs.begin(user_id, reply.id, attempt)
+        try:
+            written = await self._parts.transcript.finish_reply(user_id, finished)
+            if written is None:
+                log.break_off(held_elsewhere())
+                return
+            for event in replay(written[0], None):
+                log.append(event.event)
+        except ChatError as error:
+            self._left.add((user_id, reply.id))
+            log.break_off(error)
+            raise
+        finally:
+            self._logs.close(log)
+        self._parts.assembler.finished(user_id, *written)
+        self._parts.on_finished()
+
+    def _cancel_here(self, user_id: UUID, reply_id: UUID) -> None:
+        running = self._running.get((user_id, reply_id))
+        if running is not None:
+            running.cancel()
+
+    def _supersede(self, log: ReplyLog) -> None:
+        for running in list(self._running.values()):
+            if running.log is log:
+                running.supersede()
 
     def abandon(self) -> None:
         """Stop telling: this process has lost its lease, so others may have taken over its replies."""
+        self._left.clear()
         for running in list(self._running.values()):
             running.supersede()
+
+    async def retry_left_behind(self, *, interrupt: bool) -> None:
+        """Attempt anew what this process could not finish, while the database was away for instance."""
+        for key in list(self._left):
+            user_id, reply_id = key
+            self._left.discard(key)
+            try:
+                attempt = await self._parts.transcript.begin_attempt(user_id, reply_id, self._owner())
+            except Unavailable:
+                self._left.add(key)
+                return
+            if attempt is not None:
+                await self.take_over(Claim(user_id, reply_id, attempt), interrupt=interrupt)
+
+    async def take_over(self, claim: Claim, *, interrupt: bool) -> None:
+        """Generate a reply anew whose attempt has begun, or end it with the text that is stored.
+
+        Args:
+            interrupt: Whether to end it. Without text, it is generated anyway, since nothing would be left of it; and
+                one that several processes have not survived is ended anyway.
+        """
+        with suppress(NotFound):
+            await self._whole(self._take_over(claim, interrupt))
+
+    async def _take_over(self, claim: Claim, interrupt: bool) -> None:
+        key = claim.user_id, claim.reply_id
+        try:
+            accepted = await self._parts.transcript.turn(*key)
+            async with self._locks.held((claim.user_id, accepted.message.conversation_id)):
+                reply = accepted.reply
+                if key in self._running or reply.state.finished or reply.attempt != claim.attempt:
+                    return
+                if claim.attempt > MAX_ATTEMPTS or (interrupt and reply.text):
+                    await self._end_left_behind(claim.user_id, reply, claim.attempt, FinishReason.INTERRUPTED)
+                else:
+                    self._start(claim.user_id, accepted, claim.attempt, None, None)
+        except Unavailable:
+            self._left.add(key)
 
     def cancel_conversation(self, user_id: UUID, conversation_id: UUID) -> None:
         """Stop all replies of a conversation that this process generates."""
@@ -198,6 +300,8 @@ class Turns:
                 with suppress(ChatError):
                     async for _ in running.log.read(0):
                         pass
+                await self._logs.forget(running.log.reply_id)
+        await self._logs.forget(message_id)
 
     async def drain(self, grace: float) -> None:
         """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
@@ -225,7 +329,8 @@ class Turns:
             self._parts,
             user_id,
             accepted,
-            attempt,
+            self._logs.begin(user_id, accepted.reply.id, attempt),
+            held=lambda: self._lease.held,
             coalesce_window=coalesce_window,
             pending=pending,
             finished=partial(self._finished, user_id),
@@ -248,6 +353,9 @@ class Turns:
         finally:
             if self._running.get(key) is generation:
                 del self._running[key]
+            if generation.left_behind:
+                self._left.add(key)
+            self._logs.close(generation.log)
 
     async def _attach(self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int) -> ReplyReader:
         """Read a turn that is stored: live, finished, or started anew. The conversation's lock is held."""
@@ -257,26 +365,24 @@ class Turns:
             return _read(running.log, attempt, after_sequence)
         if accepted.reply.state.finished:
             return await self._replayed(user_id, accepted.reply, attempt, after_sequence)
-        begun = await self._parts.transcript.begin_attempt(user_id, reply_id, self._process_id)
+        begun = await self._parts.transcript.begin_attempt(user_id, reply_id, self._owner())
         # The reply was read before the lock was held, so it is read again.
         current = await self._parts.transcript.turn(user_id, reply_id)
         if begun is not None:
             return _read(self._start(user_id, current, begun, None, None), attempt, after_sequence)
         if current.reply.state.finished:
             return await self._replayed(user_id, current.reply, attempt, after_sequence)
-        raise held_elsewhere()
+        found = await self._logs.find(user_id, reply_id, current.reply.attempt)
+        if found is None:
+            raise held_elsewhere()
+        return _read(found, attempt, after_sequence)
 
     async def _replayed(self, user_id: UUID, reply: Message, attempt: int, after_sequence: int) -> ReplyReader:
-        try:
-            report = await self._reports.get(user_id, reply.id)
-        except NotFound:
-            report = None
-        events = replay(reply, report)
-        position = after_sequence if attempt == reply.attempt else 0
+        log = await self._stored.log(user_id, reply)
         if reply.state is MessageState.ERASED:
             # Whatever was told of it before, all that can be told now is that it is erased.
-            position = 0
-        return ReplyLog.told(reply.id, reply.attempt, events).read(position)
+            return log.read(0)
+        return _read(log, attempt, after_sequence)
 
     async def _finished(self, user_id: UUID, reply_id: UUID) -> None:
         """Wait until a reply is finished; a reply that a dead process left behind is attempted anew."""

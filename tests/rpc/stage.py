@@ -39,7 +39,9 @@ from chatrpc.rpc.jwks import KeySet
 from chatrpc.settings import AuthSettings, ContextSettings, ModelSettings, ServerSettings
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
+from chatrpc.turns.reply_logs import LocalReplyLogs
 from chatrpc.turns.service import Turns
+from chatrpc.turns.stored import StoredReplies
 from tests.rpc.signer import AUDIENCE, ISSUER, key_set, signer
 from tests.support.embedder import WordEmbedder
 
@@ -157,7 +159,7 @@ async def staged(
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
     drain, health, clock = Drain(), Health(), Clock()
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
-        real = Turns(parts, reports, lease.process_id)
+        real = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         server = new_grpc_server(server_settings, TokenVerifier(auth, keys), health)
         add_services(
             server, server_settings, turns(real), Conversations(database), reports, assembler, drain, clock=clock

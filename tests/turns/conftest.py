@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -23,7 +23,10 @@ from chatrpc.settings import ContextSettings, ModelSettings
 from chatrpc.turns.events import ReplyEvent
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
+from chatrpc.turns.reply_log import ReplyReader
+from chatrpc.turns.reply_logs import LocalReplyLogs
 from chatrpc.turns.service import Turns
+from chatrpc.turns.stored import StoredReplies
 from tests.support.embedder import WordEmbedder
 from tests.support.provider import Provider
 
@@ -45,7 +48,7 @@ class Process:
 
     async def send(
         self, text: str, key: str | None = None, **fields: object
-    ) -> tuple[Accepted, AsyncGenerator[ReplyEvent, None]]:
+    ) -> tuple[Accepted, ReplyReader]:
         message = OutgoingMessage(
             self.conversation_id, key or uuid4().hex, (TextPart(text),), coalesce_window=0.0, **fields
         )
@@ -71,7 +74,7 @@ async def running(
     assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), settings, model.model_name)
     parts = TurnParts(Transcript(database), assembler, model, 256, 0.0, lambda: None)
     async with process_lease(Processes(database)) as lease:
-        turns = Turns(parts, Reports(database), lease.process_id)
+        turns = Turns(parts, StoredReplies(parts.transcript, Reports(database)), lease, LocalReplyLogs())
         try:
             yield Process(turns, database, provider, lease.process_id, caller(user_id), conversation_id)
         finally:

@@ -91,8 +91,9 @@ class ChatServiceServicer:
         Completed or Failed.
 
         Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
-        UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
+        turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
+        with RetryInfo (the same call succeeds later, once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,10 +101,10 @@ class ChatServiceServicer:
 
     def ResumeReply(self, request, context):
         """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
-        process is gone is started anew: a ReplyRestarted event comes first.
+        process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
 
         Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
-        process is at work on the reply).
+        process is at work on the reply, and the two share no Redis, or none that can be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +113,8 @@ class ChatServiceServicer:
     def CancelReply(self, request, context):
         """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
+        Redis, or none that can be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

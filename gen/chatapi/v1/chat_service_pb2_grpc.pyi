@@ -53,20 +53,22 @@ class ChatServiceStub:
     Completed or Failed.
 
     Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
-    UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
+    turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
+    with RetryInfo (the same call succeeds later, once).
     """
     ResumeReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
-    process is gone is started anew: a ReplyRestarted event comes first.
+    process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
 
     Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
-    process is at work on the reply).
+    process is at work on the reply, and the two share no Redis, or none that can be reached).
     """
     CancelReply: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CancelReplyRequest, _chat_service_pb2.CancelReplyResponse]
     """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
+    Redis, or none that can be reached).
     """
 
 @_typing.type_check_only
@@ -94,20 +96,22 @@ class ChatServiceAsyncStub(ChatServiceStub):
     Completed or Failed.
 
     Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
-    UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+    INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
+    turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
+    with RetryInfo (the same call succeeds later, once).
     """
     ResumeReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]  # type: ignore[assignment]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
-    process is gone is started anew: a ReplyRestarted event comes first.
+    process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
 
     Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
-    process is at work on the reply).
+    process is at work on the reply, and the two share no Redis, or none that can be reached).
     """
     CancelReply: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CancelReplyRequest, _chat_service_pb2.CancelReplyResponse]  # type: ignore[assignment]
     """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
+    Redis, or none that can be reached).
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -144,8 +148,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         Completed or Failed.
 
         Errors: NOT_FOUND (conversation or parent), ALREADY_EXISTS (client_message_id used for other content),
-        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured),
-        UNAVAILABLE with RetryInfo (the same call succeeds later, once).
+        INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
+        turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
+        with RetryInfo (the same call succeeds later, once).
         """
 
     @_abc_1.abstractmethod
@@ -155,10 +160,10 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.ResumeReplyResponse], _abc.AsyncIterator[_chat_service_pb2.ResumeReplyResponse]]:
         """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
-        process is gone is started anew: a ReplyRestarted event comes first.
+        process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
 
         Errors: NOT_FOUND, OUT_OF_RANGE (after_sequence is beyond the last event), UNAVAILABLE with RetryInfo (another server
-        process is at work on the reply).
+        process is at work on the reply, and the two share no Redis, or none that can be reached).
         """
 
     @_abc_1.abstractmethod
@@ -169,7 +174,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_service_pb2.CancelReplyResponse, _abc.Awaitable[_chat_service_pb2.CancelReplyResponse]]:
         """Stops a running reply, which keeps the text that it has. Stopping a finished reply changes nothing.
 
-        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply).
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
+        Redis, or none that can be reached).
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

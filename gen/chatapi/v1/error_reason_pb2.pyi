@@ -85,7 +85,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Sample: `{"reason": "REPLY_HELD_ELSEWHERE"}`
     """
     ERROR_REASON_TOO_MANY_TURNS: _ErrorReason.ValueType  # 16
-    """RESOURCE_EXHAUSTED. The stream runs as many turns as it may; wait for one to finish.
+    """RESOURCE_EXHAUSTED. The stream or the user runs as many turns as it may, or the conversation queues as many; wait for
+    one to finish. The subject is `stream`, `user` or `conversation`.
     Sample: `{"reason": "TOO_MANY_TURNS", "metadata": {"subject": "stream"}}`
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 17
@@ -151,6 +152,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DOCUMENT_EMPTY: _ErrorReason.ValueType  # 32
     """Of a failed document, never of a call. There is no text in it, as in a scan.
     Sample: `{"error_reason": "DOCUMENT_EMPTY"}`
+    """
+    ERROR_REASON_CONVERSATION_BUSY: _ErrorReason.ValueType  # 33
+    """ABORTED. A reply of the conversation is not finished, and the message asked to be refused then.
+    Sample: `{"reason": "CONVERSATION_BUSY", "metadata": {"id": "..."}}`
+    """
+    ERROR_REASON_TURN_TIMED_OUT: _ErrorReason.ValueType  # 34
+    """UNAVAILABLE. Of a failed reply, never of a call: it had no text yet when the time of a turn was over.
+    Sample: `{"reason": "TURN_TIMED_OUT"}`
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -222,7 +231,8 @@ ERROR_REASON_REPLY_HELD_ELSEWHERE: ErrorReason.ValueType  # 15
 Sample: `{"reason": "REPLY_HELD_ELSEWHERE"}`
 """
 ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 16
-"""RESOURCE_EXHAUSTED. The stream runs as many turns as it may; wait for one to finish.
+"""RESOURCE_EXHAUSTED. The stream or the user runs as many turns as it may, or the conversation queues as many; wait for
+one to finish. The subject is `stream`, `user` or `conversation`.
 Sample: `{"reason": "TOO_MANY_TURNS", "metadata": {"subject": "stream"}}`
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 17
@@ -288,5 +298,13 @@ Sample: `{"error_reason": "DOCUMENT_TOO_COSTLY"}`
 ERROR_REASON_DOCUMENT_EMPTY: ErrorReason.ValueType  # 32
 """Of a failed document, never of a call. There is no text in it, as in a scan.
 Sample: `{"error_reason": "DOCUMENT_EMPTY"}`
+"""
+ERROR_REASON_CONVERSATION_BUSY: ErrorReason.ValueType  # 33
+"""ABORTED. A reply of the conversation is not finished, and the message asked to be refused then.
+Sample: `{"reason": "CONVERSATION_BUSY", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_TURN_TIMED_OUT: ErrorReason.ValueType  # 34
+"""UNAVAILABLE. Of a failed reply, never of a call: it had no text yet when the time of a turn was over.
+Sample: `{"reason": "TURN_TIMED_OUT"}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -99,6 +99,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """It was stopped by CancelReply or a drain."""
     FINISH_REASON_FAILED: _FinishReason.ValueType  # 5
     """It ended in an error."""
+    FINISH_REASON_INTERRUPTED: _FinishReason.ValueType  # 6
+    """The server process that generated it died; it has the text that was stored until then."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a reply ended."""
@@ -115,6 +117,8 @@ FINISH_REASON_CANCELLED: FinishReason.ValueType  # 4
 """It was stopped by CancelReply or a drain."""
 FINISH_REASON_FAILED: FinishReason.ValueType  # 5
 """It ended in an error."""
+FINISH_REASON_INTERRUPTED: FinishReason.ValueType  # 6
+"""The server process that generated it died; it has the text that was stored until then."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _MemoryScope:
@@ -166,6 +170,44 @@ RETRIEVAL_MODE_CALIBRATED: RetrievalMode.ValueType  # 1
 RETRIEVAL_MODE_STRICT: RetrievalMode.ValueType  # 2
 """Only sure hits: cosine similarity above 0.7."""
 Global___RetrievalMode: _TypeAlias = RetrievalMode  # noqa: Y015
+
+class _BusyPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BusyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusyPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUSY_POLICY_UNSPECIFIED: _BusyPolicy.ValueType  # 0
+    """As BUSY_POLICY_QUEUE."""
+    BUSY_POLICY_QUEUE: _BusyPolicy.ValueType  # 1
+    """It is accepted, and its reply begins when those before it are finished. A conversation queues a few messages (8
+    unless configured); a further one is refused as RESOURCE_EXHAUSTED.
+    """
+    BUSY_POLICY_INTERRUPT: _BusyPolicy.ValueType  # 2
+    """It is accepted, the unfinished replies are stopped and keep their text, and its reply begins when they are stored.
+    A reply of another server process is stopped, too, if the processes share a Redis; if not, it is waited for.
+    """
+    BUSY_POLICY_REJECT: _BusyPolicy.ValueType  # 3
+    """It is refused as ABORTED with CONVERSATION_BUSY."""
+
+class BusyPolicy(_BusyPolicy, metaclass=_BusyPolicyEnumTypeWrapper):
+    """What becomes of a message while replies of its conversation are not finished. A resend of an accepted message is
+    answered as ever, whatever its policy.
+    """
+
+BUSY_POLICY_UNSPECIFIED: BusyPolicy.ValueType  # 0
+"""As BUSY_POLICY_QUEUE."""
+BUSY_POLICY_QUEUE: BusyPolicy.ValueType  # 1
+"""It is accepted, and its reply begins when those before it are finished. A conversation queues a few messages (8
+unless configured); a further one is refused as RESOURCE_EXHAUSTED.
+"""
+BUSY_POLICY_INTERRUPT: BusyPolicy.ValueType  # 2
+"""It is accepted, the unfinished replies are stopped and keep their text, and its reply begins when they are stored.
+A reply of another server process is stopped, too, if the processes share a Redis; if not, it is waited for.
+"""
+BUSY_POLICY_REJECT: BusyPolicy.ValueType  # 3
+"""It is refused as ABORTED with CONVERSATION_BUSY."""
+Global___BusyPolicy: _TypeAlias = BusyPolicy  # noqa: Y015
 
 @_typing.final
 class Part(_message.Message):
@@ -440,6 +482,7 @@ class OutgoingMessage(_message.Message):
     PARENT_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     COALESCE_WINDOW_FIELD_NUMBER: _builtins.int
+    BUSY_POLICY_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation to say it in: an id from CreateConversation."""
     client_message_id: _builtins.str
@@ -451,6 +494,8 @@ class OutgoingMessage(_message.Message):
     """The message that it follows; empty for the conversation's head. Naming an earlier message starts a new branch
     there, which becomes the active one; this is how an edit is sent. Must be a reply.
     """
+    busy_policy: Global___BusyPolicy.ValueType
+    """What to do while replies of the conversation are not finished."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """The content, 1 to 16 parts."""
@@ -474,10 +519,11 @@ class OutgoingMessage(_message.Message):
         parent_id: _builtins.str = ...,
         settings: Global___TurnSettings | None = ...,
         coalesce_window: _duration_pb2.Duration | None = ...,
+        busy_policy: Global___BusyPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coalesce_window", b"coalesce_window", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_message_id", b"client_message_id", "coalesce_window", b"coalesce_window", "conversation_id", b"conversation_id", "parent_id", b"parent_id", "parts", b"parts", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "client_message_id", b"client_message_id", "coalesce_window", b"coalesce_window", "conversation_id", b"conversation_id", "parent_id", b"parent_id", "parts", b"parts", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

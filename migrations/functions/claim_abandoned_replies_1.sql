@@ -1,0 +1,26 @@
+-- Takes over pending replies of any users whose process holds no lease any more, for a process that holds one. The
+-- attempt before is over with it: whatever it still writes names a lower number. The text stays, so that a reply can be
+-- ended with it.
+--
+-- It runs as the schema's owner, since the server's role sees one user at a time. Where nothing is abandoned, it reads
+-- the index of pending replies, which has an entry for each turn that runs, and nothing else.
+CREATE FUNCTION claim_abandoned_replies(p_owner uuid, p_limit integer)
+RETURNS TABLE (user_id uuid, reply_id uuid, attempt integer)
+LANGUAGE sql
+SECURITY DEFINER
+SET enable_seqscan = off
+AS $function$
+    UPDATE messages m SET attempt = m.attempt + 1, owner = p_owner
+    FROM (
+        SELECT p.user_id, p.conversation_id, p.branch, p.depth FROM messages p
+        WHERE p.state = 'pending'
+          AND NOT EXISTS (SELECT FROM server_processes s WHERE s.id = p.owner AND s.lease_until > now())
+          AND EXISTS (SELECT FROM server_processes s WHERE s.id = p_owner AND s.lease_until > now())
+        ORDER BY p.user_id, p.conversation_id, p.branch, p.depth
+        LIMIT p_limit
+        FOR NO KEY UPDATE OF p SKIP LOCKED
+    ) abandoned
+    WHERE m.user_id = abandoned.user_id AND m.conversation_id = abandoned.conversation_id
+      AND m.branch = abandoned.branch AND m.depth = abandoned.depth
+    RETURNING m.user_id, m.id, m.attempt
+$function$;
