@@ -9,10 +9,10 @@ import numpy as np
 
 from bench.recall.dataset import Question
 from bench.recall.offline import Index
+from chatrpc.context.retrieval.choose import Ranked, choose, shortlist
 from chatrpc.context.retrieval.fusion import WEIGHTS, Weights, fuse
 from chatrpc.context.retrieval.lexicon import ASKS, SPEAKER, query_terms
 from chatrpc.context.retrieval.moments import spans
-from chatrpc.context.retrieval.selection import Ranked, choose, shortlist
 from chatrpc.db.search import Passage, Pool
 from chatrpc.domain import RetrievalMode
 

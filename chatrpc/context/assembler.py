@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -14,9 +15,11 @@ from chatrpc.context import budget, prompt
 from chatrpc.context.budget import Fitted, Query
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.retrieval import candidates_for, choose
+from chatrpc.context.retrieval import Chosen, Span, choose, fuse, query_terms, shortlist, spans
 from chatrpc.context.window import keeps_enough, through
-from chatrpc.db.recall import Candidate, Recall, Search
+from chatrpc.db.recall import Recall
+from chatrpc.db.search import Pool
+from chatrpc.db.search import Query as SearchQuery
 from chatrpc.domain import (
     Accepted,
     AssembledContext,
@@ -41,13 +44,23 @@ from chatrpc.tokens import estimate_tokens
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a search found for a query; the texts are fetched of the best alone."""
+
+    query: SearchQuery
+    pool: Pool
+
+
 @dataclass(slots=True)
 class _Request:
     """One context to build.
 
     Attributes:
         path: What the context may hold of the conversation; with the query where that is stored.
+        asked_at: What "yesterday" in the query is seen from.
         embedding_wait: Seconds spent waiting for the query's vector.
+        spans: Times that the query names.
         outcome: How the search ended, None while it has found anything to choose from.
     """
 
@@ -59,9 +72,11 @@ class _Request:
     settings: TurnSettings
     memory: ConversationMemory
     hits: int
+    asked_at: datetime
     started: float
     embedding_wait: float = 0.0
     embedding_micros: int = 0
+    spans: Sequence[Span] = ()
     outcome: RetrievalOutcome | None = None
 
     @property
@@ -73,7 +88,7 @@ class _Request:
 class ContextAssembler:
     """Assembles contexts from the hot path, the summary and retrieved passages.
 
-    A warm turn costs one statement (the search), a cold one a single round trip.
+    A warm turn costs two statements (the search, and the texts of the best), a cold one as many round trips.
 
     Args:
         space_id: The embedder's space in the database.
@@ -126,6 +141,7 @@ class ContextAssembler:
             settings=accepted.turn_settings.over(accepted.settings),
             memory=accepted.memory,
             hits=self._settings.hits,
+            asked_at=message.created_at,
             started=started,
         )
         revision = accepted.revision_before + (not accepted.duplicate)
@@ -161,6 +177,7 @@ class ContextAssembler:
             settings=settings.over(conversation.settings),
             memory=conversation.memory,
             hits=self._settings.hits if max_retrieved is None else max_retrieved,
+            asked_at=datetime.now(UTC),
             started=time.perf_counter(),
         )
         return await self._assemble(request, conversation.revision)
@@ -178,43 +195,45 @@ class ContextAssembler:
         self._cache.forget(user_id, conversation_id)
 
     async def _assemble(self, request: _Request, revision: int) -> AssembledContext:
+        deadline = asyncio.get_running_loop().time() + self._settings.retrieval_timeout
         try:
             hot = self._cache.get(request.user_id, request.conversation_id, request.path, revision)
             if hot is not None and keeps_enough(hot.summary, request.path, self._keep(request)):
-                candidates = await self._search(request, hot)
+                found = await self._search(request, hot, deadline)
             else:
-                hot, candidates = await self._load(request)
+                hot, found = await self._load(request, deadline)
                 self._cache.put(request.user_id, hot)
         finally:
             request.pending.cancel()
-        return self._build(request, hot, candidates)
+        return self._build(request, hot, await self._choose(request, hot, found, deadline))
 
     def _keep(self, request: _Request) -> int:
         """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
         return self._settings.hot_path - (request.query.id is None)
 
-    async def _search(self, request: _Request, hot: HotPath) -> list[Candidate]:
+    async def _search(self, request: _Request, hot: HotPath, deadline: float) -> _Found | None:
         """The warm way: the hot path is here."""
         if self._nothing_to_search(request, hot):
-            return []
+            return None
         covered = () if hot.summary is None else through(request.path, hot.summary.anchor_depth)
         try:
-            async with asyncio.timeout(self._settings.retrieval_timeout):
-                search = await self._query(request)
-                return await self._recall.search(request.user_id, request.conversation_id, search, covered)
+            async with asyncio.timeout_at(deadline):
+                query = await self._query(request)
+                pool = await self._recall.pool(request.user_id, request.conversation_id, query, covered)
+                return _Found(query, pool)
         except Exception as error:  # noqa: BLE001 - whatever a search dies of, the reply goes on.
             self._without_retrieval(request, error)
-            return []
+            return None
 
-    async def _load(self, request: _Request) -> tuple[HotPath, list[Candidate]]:
+    async def _load(self, request: _Request, deadline: float) -> tuple[HotPath, _Found | None]:
         """The cold way: hot path and search in one round trip, the hot path alone where there is nothing to search."""
         key = (request.user_id, request.conversation_id, request.path)
         if request.hits:
             try:
-                async with asyncio.timeout(self._settings.retrieval_timeout):
-                    search = await self._query(request)
-                    hot, candidates = await self._recall.hot_path_and_search(*key, search, keep=self._keep(request))
-                return hot, [] if self._nothing_to_search(request, hot) else candidates
+                async with asyncio.timeout_at(deadline):
+                    query = await self._query(request)
+                    hot, pool = await self._recall.hot_path_and_pool(*key, query, keep=self._keep(request))
+                return hot, None if self._nothing_to_search(request, hot) else _Found(query, pool)
             except NotFound:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; the hot path alone decides.
@@ -222,7 +241,7 @@ class ContextAssembler:
         hot = await self._recall.hot_path(*key, keep=self._keep(request))
         if request.outcome is None:
             self._nothing_to_search(request, hot)
-        return hot, []
+        return hot, None
 
     def _nothing_to_search(self, request: _Request, hot: HotPath) -> bool:
         alone = request.scope is MemoryScope.CONVERSATION and hot.summary is None
@@ -231,14 +250,36 @@ class ContextAssembler:
         request.outcome = RetrievalOutcome.DISABLED
         return True
 
-    async def _query(self, request: _Request) -> Search:
+    async def _query(self, request: _Request) -> SearchQuery:
         waiting = time.perf_counter()
         try:
             query = await request.pending.result()
             request.embedding_micros = query.micros
         finally:
             request.embedding_wait = time.perf_counter() - waiting
-        return Search(query.vector, self._space_id, candidates_for(request.hits), request.scope)
+        request.spans = spans(query.text, request.asked_at)
+        elsewhere = request.scope is MemoryScope.USER
+        return SearchQuery(query.vector, self._space_id, query_terms(query.text), elsewhere)
+
+    async def _choose(self, request: _Request, hot: HotPath, found: _Found | None, deadline: float) -> Chosen:
+        """What enters of that which was found."""
+        if found is None:
+            return Chosen((), ())
+        mode = request.settings.retrieval_mode or RetrievalMode.CALIBRATED
+        floor = self._embedder.space.floor
+        scores = fuse(found.pool, found.query.terms, request.spans, floor)
+        verbatim_ids = {message.id for message in hot.messages}
+        ranked = shortlist(found.pool, scores, mode=mode, limit=request.hits, verbatim_ids=verbatim_ids)
+        try:
+            async with asyncio.timeout_at(deadline):
+                rows = [each.row for each in ranked]
+                passages = await self._recall.passages(request.user_id, found.query, found.pool, rows)
+        except Exception as error:  # noqa: BLE001 - as above.
+            self._without_retrieval(request, error)
+            return Chosen((), ())
+        before = (message.text for message in hot.messages if message.id != request.query.id)
+        verbatim_texts = [request.query.text, *before]
+        return choose(ranked, passages, mode=mode, floor=floor, limit=request.hits, verbatim_texts=verbatim_texts)
 
     @staticmethod
     def _without_retrieval(request: _Request, error: Exception) -> None:
@@ -251,17 +292,9 @@ class ContextAssembler:
             exc_info=None if timed_out else error,
         )
 
-    def _build(self, request: _Request, hot: HotPath, candidates: Sequence[Candidate]) -> AssembledContext:
+    def _build(self, request: _Request, hot: HotPath, chosen: Chosen) -> AssembledContext:
         query = request.query
         before = tuple(message for message in hot.messages if message.id != query.id)
-        chosen = choose(
-            candidates,
-            mode=request.settings.retrieval_mode or RetrievalMode.CALIBRATED,
-            floor=self._embedder.space.floor,
-            limit=request.hits,
-            verbatim_ids={message.id for message in hot.messages},
-            verbatim_texts=[query.text, *(message.text for message in before)],
-        )
         fitted = budget.fit(
             self._budget,
             instruction=request.settings.system_instruction or "",

@@ -15,8 +15,14 @@ from chatrpc.tokens import estimate_tokens
 
 @dataclass(frozen=True, slots=True)
 class QueryVector:
-    """The vector of a query and the time that it took, waiting included, in microseconds."""
+    """A query as it is searched for.
 
+    Attributes:
+        text: As much of it as was embedded.
+        micros: Time that the vector took, waiting included, in microseconds.
+    """
+
+    text: str
     vector: Vector
     micros: int
 
@@ -51,20 +57,22 @@ def _retrieve_error(task: asyncio.Task[QueryVector]) -> None:
 
 async def _embed(embedder: Embedder, text: str) -> QueryVector:
     started = time.perf_counter()
-    [vector] = await embedder.embed([query_text(text, embedder.space.max_tokens)])
-    return QueryVector(vector, round((time.perf_counter() - started) * 1e6))
+    read = query_text(text, embedder.space.max_tokens)
+    # It is the user's words, like the messages that it is compared with.
+    [vector] = await embedder.embed([embedding_text(Role.USER, read)])
+    return QueryVector(read, vector, round((time.perf_counter() - started) * 1e6))
 
 
 def query_text(text: str, max_tokens: int) -> str:
-    """What is embedded for a query: it as the user's words, like the messages that it is compared with.
+    """As much of a query as is searched for.
 
-    Of a text that the embedding model cannot read whole, the last passage is taken: where a long text is pasted
-    together with a question about it, the question mostly stands at the end.
+    Of a text that the embedding model cannot read whole, that is the last passage: where a long text is pasted together
+    with a question about it, the question mostly stands at the end.
     """
     room = max_tokens - TEMPLATE_TOKENS
     # A token is seldom longer than four characters, so the end that is read holds more than one passage.
     end = text[-8 * room :]
-    if len(end) < len(text) or estimate_tokens(text) > room:
-        start, _ = split_passages(end, room, estimate_tokens)[-1]
-        end = end[start:]
-    return embedding_text(Role.USER, end)
+    if len(end) == len(text) and estimate_tokens(text) <= room:
+        return text
+    start, _ = split_passages(end, room, estimate_tokens)[-1]
+    return end[start:]

@@ -188,7 +188,7 @@ async def test_other_conversations_are_remembered_unless_the_scope_forbids_it(ho
     await household.worker.drain()
     free, alone = await household.open_conversation(), await household.open_conversation(ALONE)
     found = await household.assemble(await household.send(free, "how is my cat called"))
-    assert [hit.text for hit in found.report.hits] == ["my cat is called Tom"]
+    assert [hit.text for hit in found.report.hits] == ["my cat is called Tom", "Nice."]
     assert found.report.retrieval is RetrievalOutcome.FOUND
     assert "my cat is called Tom" in found.prompt[-2].content
     assert found.prompt[-2].section is Section.RETRIEVED
@@ -204,7 +204,7 @@ async def test_messages_of_the_window_do_not_crowd_out_what_is_older(household: 
     await household.worker.drain()
     for expected in ("cold", "warm"):
         context = await household.preview(conversation_id, "number about my cat")
-        assert [hit.text for hit in context.report.hits] == ["my cat is called Tom"], expected
+        assert [hit.text for hit in context.report.hits] == ["my cat is called Tom", "Nice."], expected
 
 
 async def test_strict_mode_leaves_out_what_is_not_sure(household: Household) -> None:
@@ -357,10 +357,9 @@ async def test_an_abandoned_query_stops_its_embedding() -> None:
 def test_of_a_long_query_the_end_is_embedded() -> None:
     text = "Here is a report. " * 2_000 + "What does it say about Paris?"
     embedded = query_text(text, 256)
-    assert embedded.startswith("user: ")
     assert embedded.endswith("What does it say about Paris?")
     assert 60 < estimate_tokens(embedded) <= 256
 
 
 def test_a_short_query_is_embedded_whole() -> None:
-    assert query_text("Where is it?", 256) == "user: Where is it?"
+    assert query_text("Where is it?", 256) == "Where is it?"

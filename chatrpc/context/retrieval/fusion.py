@@ -29,6 +29,9 @@ IDF_POWER = 1.5
 USUAL_STD = 0.1
 """Standard deviation of the cosines of one query to many texts, for users who have too few texts to tell."""
 _FEW = 10.0
+LEAST_WORDS_STD = 1.0
+"""Standard deviation of BM25 that a question has at least. Of words that most texts hold it is near zero, and holding
+them would seem telling. Of 760 questions of LoCoMo, one in thirty falls below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ def _bm25(pool: Pool, terms: Sequence[str]) -> tuple[Floats, float]:
     saturated /= frequency + SATURATION * (1.0 - LENGTH_NORM + LENGTH_NORM * relative)
     scores = np.zeros(len(pool))
     np.add.at(scores, pool.match_row, idf[pool.match_term] * saturated)
-    return scores, std or 1.0
+    return scores, max(std, LEAST_WORDS_STD)
 
 
 def _neighbours(pool: Pool, evidence: Floats, weights: Weights) -> Floats:

@@ -64,7 +64,7 @@ def pool(units: Sequence[Unit], query: Sequence[str] = (), population: int | Non
         document_frequency=np.bincount(term, minlength=len(query)).astype(np.int32),
         population=len(units) if population is None else population,
         mean_length=float(length.mean()) if len(units) else 0.0,
-        dense_mean=float(cosine.mean()) if len(units) else 0.0,
-        dense_std=float(cosine.std()) if len(units) else 0.0,
+        dense_mean=float(cosine.mean(dtype=np.float64)) if len(units) else 0.0,
+        dense_std=float(cosine.std(dtype=np.float64)) if len(units) else 0.0,
         tier=Tier.EXACT if population is None else Tier.TWO_STAGE,
     )
