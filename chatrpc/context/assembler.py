@@ -26,7 +26,6 @@ from chatrpc.domain import (
     ContextReport,
     ConversationMemory,
     HotPath,
-    MemoryScope,
     Message,
     Part,
     Path,
@@ -80,9 +79,8 @@ class _Request:
     outcome: RetrievalOutcome | None = None
 
     @property
-    def scope(self) -> MemoryScope:
-        elsewhere = Reach.of(self.settings, self.memory).elsewhere
-        return MemoryScope.USER if elsewhere else MemoryScope.CONVERSATION
+    def reach(self) -> Reach:
+        return Reach.of(self.settings, self.memory)
 
 
 class ContextAssembler:
@@ -244,8 +242,8 @@ class ContextAssembler:
         return hot, None
 
     def _nothing_to_search(self, request: _Request, hot: HotPath) -> bool:
-        alone = request.scope is MemoryScope.CONVERSATION and hot.summary is None
-        if request.hits and not alone:
+        reach = request.reach
+        if request.hits and (reach.elsewhere or reach.documents or hot.summary is not None):
             return False
         request.outcome = RetrievalOutcome.DISABLED
         return True
@@ -258,8 +256,13 @@ class ContextAssembler:
         finally:
             request.embedding_wait = time.perf_counter() - waiting
         request.spans = spans(query.text, request.asked_at)
-        elsewhere = request.scope is MemoryScope.USER
-        return SearchQuery(query.vector, self._space_id, query_terms(query.text), elsewhere)
+        return SearchQuery(
+            query.vector,
+            self._space_id,
+            query_terms(query.text),
+            elsewhere=request.reach.elsewhere,
+            collections=None if request.reach.documents else (),
+        )
 
     async def _choose(self, request: _Request, hot: HotPath, found: _Found | None, deadline: float) -> Chosen:
         """What enters of that which was found."""
