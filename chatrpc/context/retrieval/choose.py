@@ -21,7 +21,8 @@ and its answer (on LoCoMo 82 % of questions find nothing by it), so CALIBRATED g
 
 ENOUGH_EVIDENCE = 1.0
 """Evidence, in standard deviations, by which a unit enters that is not near enough by itself: it has the query's words,
-or stands beside what bears on it. Of LoCoMo's evidence among the best 25, 99.5 % has 1.6 and more."""
+stands beside what bears on it, or was said when the query says. On the conversations of LoCoMo that were tuned on, it
+keeps out at most 0.1 points of recall among the first 25."""
 
 # Repetitions are left out, so the texts of more are fetched than may enter.
 _PER_HIT = 2

@@ -16,14 +16,14 @@ def far_apart(*units: tuple[float, str]) -> list[Unit]:
     return [Unit(text, cosine, place=10 * number) for number, (cosine, text) in enumerate(units, 1)]
 
 
-def ranked(units, mode=RetrievalMode.CALIBRATED, limit=8, ids=(), question="", floor=FLOOR):
+def ranked(units, mode=RetrievalMode.CALIBRATED, limit=8, ids=(), question="", floor=FLOOR, spans=()):
     asked = query_terms(question)
     found = pool(units, asked)
-    return shortlist(found, fuse(found, asked, [], floor), mode=mode, limit=limit, verbatim_ids=set(ids))
+    return shortlist(found, fuse(found, asked, spans, floor), mode=mode, limit=limit, verbatim_ids=set(ids))
 
 
-def chosen(units, mode=RetrievalMode.CALIBRATED, limit=8, ids=(), texts=(), question="", floor=FLOOR):
-    best = ranked(units, mode, limit, ids, question, floor)
+def chosen(units, mode=RetrievalMode.CALIBRATED, limit=8, ids=(), texts=(), question="", floor=FLOOR, spans=()):
+    best = ranked(units, mode, limit, ids, question, floor, spans)
     passages = {each.row: units[each.row].passage for each in best}
     return choose(best, passages, mode=mode, floor=floor, limit=limit, verbatim_texts=texts)
 
@@ -66,6 +66,11 @@ def test_what_stands_beside_an_answer_enters_with_it():
     result = chosen(units)
     assert [hit.text for hit in result.hits] == ["Which car did you buy?", "A red one"]
     assert result.hits[1].neighbour_score >= ENOUGH_EVIDENCE
+
+
+def test_what_was_said_when_the_query_says_enters_whatever_it_is_about():
+    units = [Unit("We painted the fence", 0.1, place=10, created=100.0), Unit("Bread", 0.1, place=20, created=900.0)]
+    assert [hit.text for hit in chosen(units, question="What did I do?", spans=[(0.0, 500.0)]).hits] == [units[0].text]
 
 
 def test_preferences_alone_admit_nothing():
