@@ -66,11 +66,11 @@ LEFT JOIN branches b ON b.user_id = m.user_id AND b.conversation_id = m.conversa
 LEFT JOIN messages p ON p.user_id = m.user_id AND p.id = m.parent_id
 WHERE r.user_id = %s AND r.id = %s AND r.role = 'assistant'
 """
-# A reply stands right after its message on the same branch.
+# A reply stands right after its message on the same branch; a reply's own is itself.
 REPLY_OF = """
 SELECT r.id FROM messages m
 JOIN messages r ON r.user_id = m.user_id AND r.conversation_id = m.conversation_id
-               AND r.branch = m.branch AND r.depth = m.depth + 1
+               AND r.branch = m.branch AND r.depth = m.depth + (m.role = 'user')::integer
 WHERE m.user_id = %s AND m.id = %s
 """
 
@@ -263,11 +263,16 @@ class Transcript:
             queued=row["pending_before"] > 0,
         )
 
-    async def _accepted_before(self, user_id: UUID, conversation_id: UUID, message_id: UUID) -> Accepted:
+    async def reply_to(self, user_id: UUID, message_id: UUID) -> UUID | None:
+        """The reply to a message, or the message itself where it is a reply; None where there is no such message."""
         [replies] = await self._database.query(user_id, (REPLY_OF, (user_id, message_id)))
-        if not replies:
+        return replies[0]["id"] if replies else None
+
+    async def _accepted_before(self, user_id: UUID, conversation_id: UUID, message_id: UUID) -> Accepted:
+        reply_id = await self.reply_to(user_id, message_id)
+        if reply_id is None:
             raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
-        return await self.turn(user_id, replies[0]["id"])
+        return await self.turn(user_id, reply_id)
 
     async def turn(self, user_id: UUID, reply_id: UUID) -> Accepted:
         """The turn of a reply as it is stored.

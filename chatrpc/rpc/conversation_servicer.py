@@ -93,11 +93,12 @@ class ConversationServicer(ConversationServiceServicer):
         )
 
     async def EraseMessage(self, request: pb.EraseMessageRequest, context: _Context) -> pb.EraseMessageResponse:
-        user_id, message_id = current_caller().user_id, UUID(request.message_id)
-        # Readers here hear of an end; elsewhere the erasure takes the reply out of the hands of who writes it.
-        await self._turns.stop(user_id, message_id)
-        erased = await self._conversations.erase_message(user_id, message_id, include_reply=request.include_reply)
-        self._assembler.forget(user_id, erased.conversation_id)
+        caller, message_id = current_caller(), UUID(request.message_id)
+        await self._turns.stop(caller, message_id)
+        erased = await self._conversations.erase_message(
+            caller.user_id, message_id, include_reply=request.include_reply
+        )
+        self._assembler.forget(caller.user_id, erased.conversation_id)
         return pb.EraseMessageResponse(
             messages=erased.messages,
             vectors=erased.vectors,

@@ -109,11 +109,6 @@ class Generation:
         self._saved_deltas = 0
 
     @property
-    def message_ids(self) -> frozenset[UUID]:
-        """The message that is answered, and the reply."""
-        return frozenset((self._accepted.message.id, self._accepted.reply.id))
-
-    @property
     def left_behind(self) -> bool:
         """Whether it has ended without an end of the reply, and nobody else is known to be at work on it."""
         return self.log.broken is not None and not self._superseded

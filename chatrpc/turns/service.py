@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 
 # How often a queued turn looks whether the reply before it, in another process, is finished.
 PREDECESSOR_POLL = 0.5
+# How many seconds an erasure waits for a reply that another process is to stop.
+STOP_PATIENCE = 5.0
 # A reply that as many attempts did not bring to its end is ended, lest it take down one process after the other.
 MAX_ATTEMPTS = 5
 
@@ -292,16 +294,20 @@ class Turns:
             if running.user_id == user_id and running.conversation_id == conversation_id:
                 running.cancel()
 
-    async def stop(self, user_id: UUID, message_id: UUID) -> None:
-        """Stop the reply to a message, or that is it, where this process generates it, and wait until it has ended."""
-        for running in list(self._running.values()):
-            if running.user_id == user_id and message_id in running.message_ids:
-                running.cancel()
-                with suppress(ChatError):
-                    async for _ in running.log.read(0):
+    async def stop(self, caller: Caller, message_id: UUID) -> None:
+        """Stop the reply to a message, or that is it, in whichever process it is generated; nothing of its log is left.
+
+        It waits for the end, but not for long: whoever erases the message takes the reply out of its process's hands.
+        """
+        reply_id = await self._parts.transcript.reply_to(caller.user_id, message_id)
+        if reply_id is None:
+            return
+        with suppress(ChatError, TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                if await self.cancel(caller, reply_id):
+                    async for _ in await self._follow(caller.user_id, reply_id, 0, 0):
                         pass
-                await self._logs.forget(running.log.reply_id)
-        await self._logs.forget(message_id)
+        await self._logs.forget(reply_id)
 
     async def drain(self, grace: float) -> None:
         """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
