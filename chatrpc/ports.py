@@ -23,7 +23,7 @@ class EmbeddingSpace:
         name: For people, such as `all-MiniLM-L6-v2/onnx-fp32`.
         fingerprint: Hex digest over weights, precision, pooling and text template; the space's identity.
         dimension: Length of a vector.
-        floor: Lowest cosine that may enter a context, calibrated for this model.
+        floor: The cosine that unrelated texts stay below, calibrated for this model: below it nearness tells nothing.
         max_tokens: Longer texts are cut by the model; split them before.
     """
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from chatrpc.context.prompt import passage_cost
-from chatrpc.db.recall import Candidate
 from chatrpc.domain import Hit, Message, MessageState, Path, Role, Summary, TextPart
 from chatrpc.tokens import estimate_tokens
 
@@ -58,17 +57,6 @@ def summary(anchor: Message, text: str = "what was said", version: int = 1) -> S
         tokens=estimate_tokens(text),
         model="test",
         created_at=NOW,
-    )
-
-
-def candidate(cosine: float, text: str, message_id: UUID | None = None) -> Candidate:
-    return Candidate(
-        message_id=message_id or uuid4(),
-        conversation_id=CONVERSATION,
-        role=Role.USER,
-        text=text,
-        created_at=NOW,
-        cosine=cosine,
     )
 
 

