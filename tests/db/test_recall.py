@@ -176,7 +176,7 @@ async def test_a_vector_written_while_its_branch_is_left_is_not_found_from_elsew
         # An edit that is about to commit, as append_message makes it.
         await connection.execute(
             "SELECT append_message(%s, %s, gen_random_uuid(), gen_random_uuid(), 'edit', '', %s, '[]', 0, NULL, "
-            "NULL, gen_random_uuid())",
+            "NULL, gen_random_uuid(), false, 99, 99)",
             (user_id, conversation_id, first.reply.id),
         )
         embedding = group.create_task(embed(database, user_id, space_id, [second.message], 1))

@@ -65,6 +65,7 @@ RAISED: dict[Reason, ChatError] = {
         Unavailable(Reason.SERVER_DRAINING, "Remedy."),
         Unavailable(Reason.TURN_TIMED_OUT, "Remedy."),
         Conflict(Reason.CONVERSATION_BUSY, "Remedy.", id="c-1"),
+        FailedPrecondition(Reason.MEMORY_FIXED, "Remedy."),
         internal_error("r-1"),
     )
 }
