@@ -17,6 +17,7 @@ from chatrpc.errors import (
     AlreadyExists,
     ChatError,
     Conflict,
+    FailedPrecondition,
     InvalidInput,
     ModelRejected,
     NotFound,
