@@ -28,6 +28,8 @@ from chatrpc.settings import load as load_settings
 from chatrpc.tokens import estimate_tokens
 
 DATABASE = "through PostgreSQL"
+HELD_OUT = "conversations held out"
+PLOTTED = ("BM25", "dense", "fused", "+ neighbours", POLICY)
 Ranked = dict[str, list[Found]]
 
 
@@ -146,9 +148,9 @@ def main() -> None:
         document = {"embedding_model": model, "sets": {title: as_json(each) for title, each in ranked.items()}}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     if arguments.plot:
-        title, last = [*ranked.items()][-1]
-        lines = {name: groups(found)[OVERALL].recall for name, found in last.items() if name not in WITHOUT}
-        paper = {"LoCoMo paper's best": PAPER} if _is_locomo(last) else {}
+        title = HELD_OUT if HELD_OUT in ranked else [*ranked][-1]
+        lines = {name: groups(ranked[title][name])[OVERALL].recall for name in PLOTTED}
+        paper = {"LoCoMo paper's best": PAPER} if _is_locomo(ranked[title]) else {}
         arguments.plot.write_text(svg(f"Recall of the evidence, {title}", {**paper, **lines}), "utf-8")
 
 
@@ -164,7 +166,7 @@ def _sets(arguments: argparse.Namespace) -> dict[str, Sequence[Memory]]:
     for key, these in keys.items():
         sets[f"conversations tuned on{key}"] = [memory for memory in these if memory.tuned_on]
         if not arguments.tuning_only:
-            sets[f"conversations held out{key}"] = [memory for memory in these if not memory.tuned_on]
+            sets[f"{HELD_OUT}{key}"] = [memory for memory in these if not memory.tuned_on]
     return {title: these for title, these in sets.items() if these}
 
 
