@@ -39,4 +39,6 @@ def svg(title: str, lines: Mapping[str, Sequence[float]]) -> str:
         parts.append(f'<text x="{_LEFT + _WIDTH + 40}" y="{at}">{escape(name)}</text>')
     size = f'width="{_LEFT + _WIDTH + _LEGEND}" height="{_TOP + _HEIGHT + 50}"'
     style = 'font-family="sans-serif" font-size="12"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
+    # Pages may be dark.
+    paper = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{paper}\n' + "\n".join(parts) + "\n</svg>\n"
