@@ -199,6 +199,16 @@ async def _translated() -> AsyncIterator[None]:
         raise StreamsAway from error
 
 
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks that talk to Redis, until they have ended: the client may swallow a cancellation that meets an
+    answer."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+
+
 @asynccontextmanager
 async def open_streams(settings: RedisSettings) -> AsyncIterator[Streams]:
     """The way to Redis; it connects when it is first used, and again after Redis was away."""
@@ -211,9 +221,7 @@ async def open_streams(settings: RedisSettings) -> AsyncIterator[Streams]:
         try:
             yield streams
         finally:
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+            await end(listening)
 
 
 def _client(url: str, tries: int) -> Redis:

@@ -30,7 +30,7 @@ from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, Restarted
 from chatrpc.turns.replay import failure
-from chatrpc.turns.reply_log import ReplyLog
+from chatrpc.turns.reply_log import ReplyLog, held_elsewhere
 
 log = structlog.get_logger(__name__)
 
@@ -302,10 +302,3 @@ class Generation:
         """What the provider did not get to tell."""
         prompt_tokens = sum(self._report.section_tokens.values()) if self._report is not None else 0
         return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
-
-
-def held_elsewhere() -> Unavailable:
-    """The error for a reader whose reply another attempt has taken over."""
-    return Unavailable(
-        Reason.REPLY_HELD_ELSEWHERE, "Another attempt is at work on the reply; resume it.", retry_after=1.0
-    )

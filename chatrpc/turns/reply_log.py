@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Self
 from uuid import UUID
 
-from chatrpc.errors import ChatError, OutOfRange, Reason
+from chatrpc.errors import ChatError, OutOfRange, Reason, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
 
 
@@ -175,4 +175,11 @@ def beyond_the_end(after_sequence: int, last: int) -> OutOfRange:
         f"after_sequence is {after_sequence}, but the reply's last event is {last}; resume from an event that you saw.",
         after_sequence=str(after_sequence),
         last_sequence=str(last),
+    )
+
+
+def held_elsewhere() -> Unavailable:
+    """The error for a reader whose reply another attempt has taken over."""
+    return Unavailable(
+        Reason.REPLY_HELD_ELSEWHERE, "Another attempt is at work on the reply; resume it.", retry_after=1.0
     )

@@ -18,10 +18,10 @@ from chatrpc.domain import Accepted, BusyPolicy, Caller, FinishReason, Message, 
 from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
-from chatrpc.turns.generation import Generation, TurnParts, held_elsewhere
+from chatrpc.turns.generation import Generation, TurnParts
 from chatrpc.turns.lease import ProcessLease
 from chatrpc.turns.replay import replay
-from chatrpc.turns.reply_log import ReplyLog, ReplyReader
+from chatrpc.turns.reply_log import ReplyLog, ReplyReader, held_elsewhere
 from chatrpc.turns.reply_logs import ReplyLogs
 from chatrpc.turns.stored import StoredReplies
 

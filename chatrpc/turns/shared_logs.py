@@ -19,11 +19,10 @@ import structlog
 
 from chatrpc.domain import MessageState
 from chatrpc.errors import ChatError
-from chatrpc.streams.streams import PAUSE, Batch, Entry, Streams, StreamsAway, Verdict
+from chatrpc.streams.streams import PAUSE, Batch, Entry, Streams, StreamsAway, Verdict, end
 from chatrpc.turns.event_codec import decode, encode
 from chatrpc.turns.events import Completed
-from chatrpc.turns.generation import held_elsewhere
-from chatrpc.turns.reply_log import ReplyLog
+from chatrpc.turns.reply_log import ReplyLog, held_elsewhere
 from chatrpc.turns.stored import StoredReplies
 
 log = structlog.get_logger(__name__)
@@ -355,6 +354,4 @@ async def share_reply_logs(streams: Streams, stored: StoredReplies) -> AsyncIter
             async with asyncio.timeout(PAUSE):
                 await logs.flush()
     finally:
-        for task in working:
-            task.cancel()
-        await asyncio.wait(working)
+        await end(*working)
