@@ -2,6 +2,9 @@
 -- attempt before is over with it: whatever it still writes names a lower number. The text stays, so that a reply can be
 -- ended with it.
 --
+-- The lease is looked up by a scalar subquery, and by no join: where another process has taken the row over a moment
+-- ago, PostgreSQL looks again whether the row fits, and a join would still go by the owner before.
+--
 -- It runs as the schema's owner, since the server's role sees one user at a time. Where nothing is abandoned, it reads
 -- the index of pending replies, which has an entry for each turn that runs, and nothing else.
 CREATE FUNCTION claim_abandoned_replies(p_owner uuid, p_limit integer)
@@ -14,7 +17,7 @@ AS $function$
     FROM (
         SELECT p.user_id, p.conversation_id, p.branch, p.depth FROM messages p
         WHERE p.state = 'pending'
-          AND NOT EXISTS (SELECT FROM server_processes s WHERE s.id = p.owner AND s.lease_until > now())
+          AND coalesce((SELECT s.lease_until FROM server_processes s WHERE s.id = p.owner), '-infinity') <= now()
           AND EXISTS (SELECT FROM server_processes s WHERE s.id = p_owner AND s.lease_until > now())
         ORDER BY p.user_id, p.conversation_id, p.branch, p.depth
         LIMIT p_limit

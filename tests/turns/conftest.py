@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest_asyncio
@@ -19,14 +20,15 @@ from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import Accepted, Caller, OutgoingMessage, TextPart, TurnSettings
 from chatrpc.models.chat import build_chat_model
-from chatrpc.settings import ContextSettings, ModelSettings
+from chatrpc.server import open_reply_logs
+from chatrpc.settings import ContextSettings, ModelSettings, RedisSettings
 from chatrpc.turns.events import ReplyEvent
 from chatrpc.turns.generation import TurnParts
-from chatrpc.turns.lease import process_lease
+from chatrpc.turns.lease import ProcessLease, process_lease
 from chatrpc.turns.reply_log import ReplyReader
-from chatrpc.turns.reply_logs import LocalReplyLogs
 from chatrpc.turns.service import Turns
 from chatrpc.turns.stored import StoredReplies
+from chatrpc.turns.takeover import Takeover
 from tests.support.embedder import WordEmbedder
 from tests.support.provider import Provider
 
@@ -45,6 +47,8 @@ class Process:
     process_id: UUID
     caller: Caller
     conversation_id: UUID
+    lease: ProcessLease
+    takeover: Takeover
 
     async def send(
         self, text: str, key: str | None = None, **fields: object
@@ -65,18 +69,37 @@ class Process:
 
 @asynccontextmanager
 async def running(
-    database: Database, provider: Provider, user_id: UUID, conversation_id: UUID
+    database: Database,
+    provider: Provider,
+    user_id: UUID,
+    conversation_id: UUID,
+    *,
+    redis_url: str | None = None,
+    interrupt: bool = False,
+    **parts_fields: Any,
 ) -> AsyncIterator[Process]:
-    """The turns of a process of its own, with a lease; replies still running at the end are stopped."""
+    """The turns of a process of its own, with a lease; replies still running at the end are stopped.
+
+    Args:
+        interrupt: Whether replies of dead processes are ended rather than generated anew.
+    """
     settings = ModelSettings(base_url=provider.base_url, name="test-model", max_retries=0)
     model, embedder = build_chat_model(settings), WordEmbedder()
     space_id = await VectorStore(database).register_space(embedder.space)
     assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), settings, model.model_name)
     parts = TurnParts(Transcript(database), assembler, model, 256, 0.0, lambda: None)
-    async with process_lease(Processes(database)) as lease:
-        turns = Turns(parts, StoredReplies(parts.transcript, Reports(database)), lease, LocalReplyLogs())
+    parts = replace(parts, **parts_fields)
+    stored = StoredReplies(parts.transcript, Reports(database))
+    async with (
+        process_lease(Processes(database)) as lease,
+        open_reply_logs(RedisSettings(url=redis_url), stored) as logs,
+    ):
+        turns = Turns(parts, stored, lease, logs)
+        takeover = Takeover(turns, parts.transcript, lease, interrupt=interrupt)
         try:
-            yield Process(turns, database, provider, lease.process_id, caller(user_id), conversation_id)
+            yield Process(
+                turns, database, provider, lease.process_id, caller(user_id), conversation_id, lease, takeover
+            )
         finally:
             await turns.drain(0)
             await model.aclose()
