@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from chatrpc.db.engine import Database, open_database
 from chatrpc.db.migrate import upgrade
@@ -16,6 +17,9 @@ from chatrpc.dev.postgres import PostgresServer, run_postgres
 from chatrpc.settings import DatabaseSettings
 
 TEMPLATE = "chatrpc_template"
+
+# For hours, by `--hypothesis-profile=long`; tests that go by it say so.
+settings.register_profile("long", max_examples=3_000)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

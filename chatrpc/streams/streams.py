@@ -149,6 +149,7 @@ class Streams:
 
     async def listen(self) -> None:
         """Listen until cancelled, again and again while Redis is away."""
+        away = False
         while True:
             listening = self._listener.pubsub()
             try:
@@ -158,10 +159,15 @@ class Streams:
                     self._listening = listening
                     if self._lasting:
                         await listening.subscribe(*self._lasting)
+                    if away:
+                        log.info("redis_back")
+                        away = False
                     while True:
                         self._hear(await listening.get_message(timeout=None))
-            except StreamsAway as away:
-                log.warning("redis_away", problem=str(away.__cause__))
+            except StreamsAway as error:
+                if not away:
+                    log.warning("redis_away", problem=str(error.__cause__))
+                away = True
                 self._lose()
                 await asyncio.sleep(PAUSE)
             finally:
