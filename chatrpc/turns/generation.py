@@ -110,8 +110,8 @@ class Generation:
 
     @property
     def left_behind(self) -> bool:
-        """Whether it has ended without an end of the reply, and nobody else is known to be at work on it."""
-        return self.log.broken is not None and not self._superseded
+        """Whether it has ended without an end of the reply. Somebody else may be at work on it by now, or nobody."""
+        return self.log.broken is not None
 
     def cancel(self) -> None:
         """Stop the model; the text so far is stored."""
@@ -145,7 +145,6 @@ class Generation:
             self._coalescer.flush()
             await self._finish_somehow(state, error)
         except SupersededError:
-            self._superseded = True
             self.log.break_off(held_elsewhere())
         except ChatError as error:
             self.log.break_off(error)

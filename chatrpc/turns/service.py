@@ -235,9 +235,21 @@ class Turns:
         self._parts.on_finished()
 
     def _cancel_here(self, user_id: UUID, reply_id: UUID) -> None:
+        """Stop a reply of this process. It may be between two attempts."""
         running = self._running.get((user_id, reply_id))
         if running is not None:
             running.cancel()
+        else:
+            task = asyncio.create_task(self._cancel_pending(user_id, reply_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._forget)
+
+    async def _cancel_pending(self, user_id: UUID, reply_id: UUID) -> None:
+        with suppress(ChatError):
+            accepted = await self._parts.transcript.turn(user_id, reply_id)
+            owner = await self._parts.transcript.owner(user_id, reply_id)
+            if owner == self._lease.process_id:
+                await self._cancel_left_behind(user_id, accepted)
 
     def _supersede(self, log: ReplyLog) -> None:
         for running in list(self._running.values()):
@@ -246,12 +258,12 @@ class Turns:
 
     def abandon(self) -> None:
         """Stop telling: this process has lost its lease, so others may have taken over its replies."""
-        self._left.clear()
         for running in list(self._running.values()):
             running.supersede()
 
     async def retry_left_behind(self, *, interrupt: bool) -> None:
-        """Attempt anew what this process could not finish, while the database was away for instance."""
+        """Attempt anew what this process could not finish, while the database was away for instance, or because it was
+        not sure of its lease. What another process has taken over is left to that one."""
         for key in list(self._left):
             user_id, reply_id = key
             self._left.discard(key)

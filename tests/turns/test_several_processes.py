@@ -229,7 +229,7 @@ async def test_a_reply_that_kills_its_processes_is_ended_at_last(
             await asyncio.sleep(0.005)
     async with database.transaction(user_id) as connection:
         await connection.execute("UPDATE messages SET attempt = 5, owner = NULL WHERE id = %s", (accepted.reply.id,))
-    assert await process.takeover.sweep() == 1
+    await process.takeover.sweep()
     [_, last] = await process.followed(accepted.reply.id)
     assert last.event.message.finish_reason is FinishReason.INTERRUPTED
 
@@ -365,3 +365,23 @@ async def test_a_process_that_slept_past_its_lease_tells_and_commits_nothing_mor
     assert text_of(await other.followed(accepted.reply.id)) == "new text"
     with pytest.raises(Unavailable):
         await one.send("More.")
+
+
+async def test_a_reply_that_was_given_up_in_doubt_of_the_lease_is_attempted_anew(
+    process: Process, provider: Provider
+) -> None:
+    """The process was stopped for so long that it could not be sure, and yet nobody had taken over."""
+    gate = gated(provider, "old", " text")
+    provider.script(Answer(deltas=("new text",)))
+    accepted, events = await process.send("Hi.")
+    await take(events, 2)
+    process.lease._valid_until = 0.0
+    gate.set()
+    with pytest.raises(Unavailable):
+        await rest(events)
+    await process.lease.renew()
+    async with asyncio.timeout(PATIENCE):
+        while process.turns._running:
+            await asyncio.sleep(0.005)
+    await process.takeover.sweep()
+    assert text_of(await process.followed(accepted.reply.id)) == "new text"
