@@ -52,13 +52,19 @@ class PooledConnection(AsyncConnection[DictRow]):
         else:
             # What SQLAlchemy wanted otherwise. The pool's own hook for this would cost every return of a connection,
             # SQLAlchemy's or not, a task of its own. A broken connection takes no settings, and the pool drops it.
-            with suppress(psycopg.Error):
-                await self.rollback()
-                await self.set_autocommit(True)
-            self.row_factory = dict_row
-            await pool.putconn(self)
-            # A second `close` must not give it back twice.
-            self._pool = None
+            try:
+                with suppress(psycopg.Error):
+                    await self.rollback()
+                    await self.set_autocommit(True)
+            except BaseException:
+                # Cancelled half-way: nobody knows what the server will answer next, so the pool gets a closed one.
+                self.pgconn.finish()
+                raise
+            finally:
+                self.row_factory = dict_row
+                await pool.putconn(self)
+                # A second `close` must not give it back twice.
+                self._pool = None
 
 
 @asynccontextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from chatrpc.db.conversations import Conversations
@@ -55,3 +56,23 @@ async def test_the_text_of_an_error_holds_nothing_that_a_user_said(database: Dat
             user_id, title="a secret\0", settings=TurnSettings(), labels={}, request_id=None
         )
     assert "secret" not in str(caught.value)
+
+
+async def test_sessions_that_are_cancelled_again_and_again_leave_whole_connections(database: Database) -> None:
+    async def ask(number: int) -> None:
+        user_id = uuid4()
+        async with database.session(user_id) as connection:
+            found = await connection.execute(text("SELECT current_setting('chatrpc.user_id')"))
+            assert found.scalar_one() == str(user_id)
+
+    for moments in range(60):
+        asking = [asyncio.create_task(ask(number)) for number in range(4)]
+        for _ in range(3):
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            for task in asking:
+                task.cancel()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert not [each for each in ended if isinstance(each, Exception)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(ask(number) for number in range(40)))
