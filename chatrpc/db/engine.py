@@ -131,6 +131,16 @@ class Database:
             await asyncio.wait({self._mending}, timeout=MENDING_PATIENCE)
             raise
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._watched(), self._pool.connection() as connection:
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                # Answers may be left in it, and whoever asks next must not get them.
+                connection.pgconn.finish()
+                raise
+
     async def call(self, query: str, params: Params) -> DictRow | None:
         """Run one statement that sets the user by itself, such as `append_message`, for its one row."""
         [rows] = await self.calls((query, params))
@@ -138,7 +148,7 @@ class Database:
 
     async def calls(self, *statements: Statement) -> list[list[DictRow]]:
         """Run statements that each set the user by themselves, pipelined: one round trip in all."""
-        async with self._watched(), self._pool.connection() as connection:
+        async with self._connection() as connection:
             if len(statements) == 1:
                 cursor = await connection.execute(*statements[0], prepare=True, binary=True)
                 return [await cursor.fetchall()]
@@ -148,7 +158,7 @@ class Database:
 
     async def query(self, user_id: UUID, *statements: Statement) -> list[list[DictRow]]:
         """Run statements as one transaction of one user, pipelined: one round trip in all."""
-        async with self._watched(), self._pool.connection() as connection:
+        async with self._connection() as connection:
             async with connection.pipeline():
                 await connection.execute(SET_USER, (str(user_id),), prepare=True)
                 cursors = [
@@ -160,7 +170,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self, user_id: UUID) -> AsyncIterator[Connection]:
         """A transaction of one user, for statements that depend on each other."""
-        async with self._watched(), self._pool.connection() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
             await connection.execute(SET_USER, (str(user_id),))
             yield connection
 
@@ -176,7 +186,7 @@ class Database:
     @asynccontextmanager
     async def unbound(self) -> AsyncIterator[Connection]:
         """A connection for tables that belong to no user; row-level security hides all others."""
-        async with self._watched(), self._pool.connection() as connection:
+        async with self._connection() as connection:
             yield connection
 
 
