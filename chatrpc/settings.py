@@ -205,7 +205,12 @@ class ContextSettings(_Section):
 
     hot_path: int = Field(default=10, ge=2, le=1_000, description="K: the newest messages that always stay verbatim.")
     fold: int = Field(default=10, ge=2, le=1_000, description="B: messages folded into the summary in one step.")
-    summary_tokens: int = Field(default=512, ge=64, le=8_192, description="Length of a summary at most, in tokens.")
+    summary_tokens: int = Field(
+        default=1_024,
+        ge=128,
+        le=8_192,
+        description="Length of a summary at most, in tokens; durable facts may take three fifths of it.",
+    )
     hits: int = Field(default=8, ge=0, le=100, description="Retrieved items that enter a context at most.")
     cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=1024 * 1024, description="Memory of the hot paths of one process."

@@ -126,15 +126,26 @@ class Folder:
         return folding.narrative, await self._bounded(changed(facts, folding.changes, batch))
 
     async def _bounded(self, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
-        """The facts within their tokens: those least recently touched are said shorter, then the least are let go."""
+        """The facts within their tokens.
+
+        Where they are too many, the half that was touched least recently is said shorter, then the other half; what is
+        still too much is let go.
+        """
         if cost(facts) <= self._facts_tokens:
             return facts
-        group = sorted(facts, key=lambda fact: fact.changed_sequence)[: (len(facts) + 1) // 2]
-        try:
-            facts = merged(facts, group, await self._summarizer.merge(group, cost(group) // 2))
-        except (SummaryRefused, ModelRejected) as error:
-            log.warning("summary_merge_refused", problem=str(error))
+        by_change = sorted(facts, key=lambda fact: fact.changed_sequence)
+        half = (len(facts) + 1) // 2
+        for group in (by_change[:half], by_change[half:]):
+            if group and cost(facts) > self._facts_tokens:
+                facts = await self._merged(facts, group)
         kept, dropped = fit(facts, self._facts_tokens)
         if dropped:
             log.info("summary_facts_dropped", count=len(dropped), kinds=sorted({fact.kind.value for fact in dropped}))
         return kept
+
+    async def _merged(self, facts: tuple[Fact, ...], group: Sequence[Fact]) -> tuple[Fact, ...]:
+        try:
+            return merged(facts, group, await self._summarizer.merge(group, cost(group) // 2))
+        except (SummaryRefused, ModelRejected) as error:
+            log.warning("summary_merge_refused", problem=str(error))
+            return facts

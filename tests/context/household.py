@@ -93,6 +93,7 @@ class Household:
     embedder: WordEmbedder = field(default_factory=WordEmbedder)
     summarizer: ListingSummarizer = field(default_factory=ListingSummarizer)
     user_id: UUID = field(default_factory=uuid4)
+    summary_tokens: int = 8_192
     conversations: list[UUID] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     messages: dict[UUID, Message] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Household:
     def configure(self, keep: int, fold: int) -> None:
         """Restart both processes with another window."""
         self.keep = keep
-        context = ContextSettings(hot_path=keep, fold=fold, summary_tokens=8_192)
+        context = ContextSettings(hot_path=keep, fold=fold, summary_tokens=self.summary_tokens)
         self.processes = [
             ContextAssembler(self.recall, self.embedder, self.space_id, context, self.model, lambda name: name or "m")
             for _ in range(2)

@@ -1,7 +1,7 @@
 """A stand-in for a language model that summarises: it reads the prompt that it is given, and does what that asks.
 
-It knows nothing of what a test plants. What it takes for a fact is what a plain reader would: the user's own statements
-in which a name, a number, or a word of liking, deciding or having occurs.
+It knows nothing of what a test plants. What it takes for a fact is what a plain reader would: the statements that the
+user makes of themself and what is theirs, but for what they only did, saw or thought.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 _BLOCK = r"<{0}>\n(.*?)\n</{0}>"
 _MESSAGE = re.compile(r"^\[(\d+) (user|assistant)\] ")
-_OWN = re.compile(r"\b(?:I|I'm|I've|we|We|my|My|our|Our)\b")
-_TELLING = re.compile(
-    r"(?<=\s)(?!I\b)[A-Z]\w+|\d|\b(?:prefer|hate|love|favou?rite|allergic|decided|agreed|undecided|always|never"
-    r"|called|works?|lives?|moved|born|teach|play|haven't)\b"
-)
+_OWN = re.compile(r"\b(?:I|I'm|I've|we|We|my|My|our|Our|Remember|Please|please)\b")
+# What somebody did or thinks at the moment, which says nothing of them for good.
+_PASSING = re.compile(r"\b(?:went|saw|talked|thought|think|have been|had|was|were|let me|read that)\b", re.IGNORECASE)
 _KINDS = (
-    ("open_question", r"\b(?:undecided|haven't|not sure|open)\b"),
+    ("open_question", r"\b(?:undecided|haven't|not sure|don't know|find out)\b"),
     ("decision", r"\b(?:decided|agreed|going with|booked)\b"),
     ("preference", r"\b(?:prefer|hate|love|favou?rite|allergic|always|never)\b"),
     ("name", r"\b(?:called|name is)\b"),
@@ -97,7 +95,7 @@ def merge(prompt: str) -> str:
 
 
 def is_fact(sentence: str) -> bool:
-    return not sentence.rstrip().endswith("?") and bool(_OWN.search(sentence)) and bool(_TELLING.search(sentence))
+    return not sentence.rstrip().endswith("?") and bool(_OWN.search(sentence)) and not _PASSING.search(sentence)
 
 
 def key_of(sentence: str) -> str:

@@ -12,9 +12,9 @@ from chatrpc.models.summary.words import share, words
 from chatrpc.ports import FactChange, Retract, Upsert
 from chatrpc.tokens import estimate_tokens
 
-# A story that shrinks to less than this, or keeps fewer of its words, has lost what came before. Stories shorter than
-# so many tokens are left alone: few words say the same in others.
-_SHRUNK, _FORGOTTEN, _SHORT = 0.35, 0.15, 60
+# A story that shrinks to less than this, or keeps fewer of its different words, has lost what came before. Stories of
+# fewer such words are left alone: that little is soon said in others.
+_SHRUNK, _FORGOTTEN, _FEW_WORDS = 0.35, 0.15, 30
 # Retracted and rewritten facts of one batch; people do not take back more at once.
 _MOST_DESTROYED, _MOST_DESTROYED_SHARE = 3, 0.34
 # Facts that are new or say something new may cost so much for each token of the messages, and so much besides.
@@ -42,18 +42,20 @@ def check_narrative(old: str, new: str, max_tokens: int) -> None:
     """Raises SummaryRefused where a story is empty, too long, a refusal, nested, or without what came before."""
     if not new:
         raise SummaryRefused("The model's story is empty.")
-    tokens, before = estimate_tokens(new), estimate_tokens(old)
+    tokens = estimate_tokens(new)
     if tokens > max_tokens:
         raise SummaryRefused(f"The model's story may take {tokens} tokens, more than the {max_tokens} allowed.")
     if _REFUSAL.search(new):
         raise SummaryRefused("The model refused to write a summary.")
     if _NESTED.search(new):
         raise SummaryRefused("The model's story speaks of a summary inside itself.")
-    if before < _SHORT:
+    told_before = words(old)
+    if len(told_before) < _FEW_WORDS:
         return
+    before = estimate_tokens(old)
     if tokens < before * _SHRUNK:
         raise SummaryRefused(f"The model's story shrank from {before} tokens to {tokens}.")
-    kept = share(words(old), words(new))
+    kept = share(told_before, words(new))
     if kept < _FORGOTTEN:
         raise SummaryRefused(f"The model's story holds {kept:.0%} of the words of the one before.")
 

@@ -14,11 +14,21 @@ from chatrpc.tokens import cut_to_tokens, estimate_tokens
 
 LONGEST_FACT = 64
 """Tokens of one fact at most; the rest of a longer one is cut off."""
+GUARANTEED_SHARES = {
+    FactKind.NAME: 1 / 8,
+    FactKind.PREFERENCE: 1 / 4,
+    FactKind.DECISION: 1 / 8,
+    FactKind.DETAIL: 1 / 4,
+    FactKind.OPEN_QUESTION: 1 / 8,
+}
+"""Part of the room that each kind of fact has, if it needs it."""
+# A fact is worth so much less for each token, since in its place several short ones could stand.
+_WORTH_PER_TOKEN = 0.03
 _LONGEST_KEY = 48
 _KEPT_BY_MERGE = 0.8
 """A merge may take a fact's place only with so much of its words."""
 _RANKS = {kind: rank for rank, kind in enumerate(FactKind)}
-_OPENINGS = {FactKind.OPEN_QUESTION: "Open question: "}
+_OPENINGS = {FactKind.OPEN_QUESTION: "Open: "}
 _NOT_OF_A_KEY = re.compile(r"[^\w.]+")
 
 
@@ -101,13 +111,22 @@ def fit(facts: Sequence[Fact], max_tokens: int) -> tuple[tuple[Fact, ...], tuple
     """The facts that `max_tokens` have room for, and those that must go, both in their order.
 
     Open questions go first, the oldest of them first; then details, decisions, preferences and names, of each kind
-    those that look least worth remembering, and of equals the newest, so that what was said early does not wear away.
+    those that look least worth their tokens, and of equals the newest, so that what was said early does not wear away.
+    But each kind has a share of its own, so that a flood of one does not drown another.
     """
+    by_worth = sorted(facts, key=_worth)
     left = max_tokens
     kept: set[str] = set()
-    for fact in sorted(facts, key=_worth):
+    guaranteed = {kind: int(max_tokens * share) for kind, share in GUARANTEED_SHARES.items()}
+    for fact in by_worth:
         price = cost((fact,))
-        if price <= left:
+        if price <= guaranteed[fact.kind]:
+            kept.add(fact.key)
+            guaranteed[fact.kind] -= price
+            left -= price
+    for fact in by_worth:
+        price = cost((fact,))
+        if fact.key not in kept and price <= left:
             kept.add(fact.key)
             left -= price
     return tuple(fact for fact in facts if fact.key in kept), tuple(fact for fact in facts if fact.key not in kept)
@@ -118,7 +137,8 @@ def _worth(fact: Fact) -> tuple[int, float, int]:
     if fact.kind is FactKind.OPEN_QUESTION:
         return _RANKS[fact.kind], 0.0, -fact.changed_sequence
     line = fact.text if fact.text.startswith("user: ") else f"user: {fact.text}"
-    return _RANKS[fact.kind], -salience(line), fact.source_sequence
+    worth = salience(line) - _WORTH_PER_TOKEN * estimate_tokens(fact.text)
+    return _RANKS[fact.kind], -worth, fact.source_sequence
 
 
 def _one_line(text: str) -> str:

@@ -57,7 +57,7 @@ _DECISION = re.compile(
 _PREFERENCE = re.compile(
     rf"{_WE}(?:prefer|like|love|enjoy|hate|dislike|detest|can't stand|cannot stand|don't (?:like|eat|drink|want)|never "
     r"(?:eat|drink|use|take)|avoid|allergic|vegan|vegetarian)\b"
-    r"(?!\s+(?:it|that|this|how|when|your?|the way|to hear|to see)\b)"
+    r"(?!\s+(?:it|that|this|the|these|those|them|all|how|when|what|your?|his|her|their|to hear|to see)\b)"
     r"|\bi'd rather\b|\ballergic to\b|\bplease (?:always|never|don't|do not)\b",
     re.IGNORECASE,
 )
