@@ -103,6 +103,48 @@ class ProfileSettings(BaseModel):
         return self
 
 
+class FallbackSettings(BaseModel):
+    """An endpoint, or another model of the same endpoint, that answers when those before it cannot.
+
+    Attributes:
+        base_url: Of an OpenAI-compatible API; None for another model of the main endpoint, with its key.
+        api_key: The endpoint's key.
+        api_key_variable: Environment variable that holds the key, instead.
+        name: The model that answers.
+        models: The models that answer for requested ones, where `name` shall not answer for all.
+        label: The endpoint's name for people; its host where absent.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    api_key_variable: str | None = None
+    name: str = Field(min_length=1)
+    models: dict[str, str] = Field(default_factory=dict)
+    label: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_key(cls, values: Any) -> Any:
+        variable = values.get("api_key_variable") if isinstance(values, dict) else None
+        if not isinstance(variable, str):
+            return values
+        if values.get("api_key") is not None:
+            raise ValueError("give a fallback api_key or api_key_variable, not both")
+        if not os.environ.get(variable):
+            raise ValueError(f"api_key_variable names {variable}, which is not set")
+        return {**values, "api_key": os.environ[variable]}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.base_url is None and (self.api_key is not None or self.label is not None):
+            raise ValueError("a fallback without base_url has the key and the name of the main endpoint")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url must begin with http:// or https://")
+        return self
+
+
 class ModelSettings(_Section):
     """The language model: any OpenAI-compatible endpoint; without one, the offline model answers."""
 
@@ -116,6 +158,17 @@ class ModelSettings(_Section):
     first_token_timeout: float = Field(default=60.0, gt=0, description="Seconds until the first token.")
     token_timeout: float = Field(default=30.0, gt=0, description="Seconds between two tokens.")
     max_retries: int = Field(default=2, ge=0, le=10, description="Retries before the first token, never after it.")
+    breaker_failures: int = Field(
+        default=5, ge=1, le=1_000, description="Failures of an endpoint in a row after which it is left alone."
+    )
+    breaker_pause: float = Field(
+        default=15.0, gt=0, description="Seconds for which it is; then one request tries whether it answers again."
+    )
+    fallbacks: Annotated[tuple[FallbackSettings, ...], NoDecode] = Field(
+        default=(),
+        description="JSON list of who answers when the endpoint cannot, in this order; `models` maps requested names: "
+        '[{"base_url": "https://host/v1", "api_key_variable": "KEY_2", "name": "small", "models": {"big": "large"}}].',
+    )
     context_window: int = Field(
         default=16_384,
         ge=1_024,
@@ -131,9 +184,9 @@ class ModelSettings(_Section):
         '{"my-model*": {"context_window": 32768, "output_reserve": 4096, "tokenizer": "/models/mine/tokenizer.json"}}.',
     )
 
-    @field_validator("profiles", mode="before")
+    @field_validator("profiles", "fallbacks", mode="before")
     @classmethod
-    def _parse_profiles(cls, value: Any) -> Any:
+    def _parse_json(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -147,6 +200,8 @@ class ModelSettings(_Section):
             raise ValueError("CHATRPC_MODEL_BASE_URL needs CHATRPC_MODEL_NAME")
         if self.base_url is None and (self.name is not None or self.api_key is not None):
             raise ValueError("CHATRPC_MODEL_NAME and CHATRPC_MODEL_API_KEY need CHATRPC_MODEL_BASE_URL")
+        if self.base_url is None and self.fallbacks:
+            raise ValueError("CHATRPC_MODEL_FALLBACKS needs CHATRPC_MODEL_BASE_URL")
         if self.output_reserve > self.context_window // 2:
             raise ValueError("CHATRPC_MODEL_OUTPUT_RESERVE must be at most half of CHATRPC_MODEL_CONTEXT_WINDOW")
         return self
@@ -363,7 +418,7 @@ def load(section: type[Section]) -> Section:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         prefix = section.model_config.get("env_prefix", "")
         name = "".join(str(part) for part in problem["loc"][:1])
-        if problem["type"] == "missing":
+        if problem["type"] == "missing" and len(problem["loc"]) == 1:
             raise SettingsError(f"{prefix}{name.upper()} is not set.") from None
         if not name:
             raise SettingsError(problem["msg"].removeprefix("Value error, ") + ".") from None

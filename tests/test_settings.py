@@ -26,6 +26,7 @@ from chatrpc.settings import (
 from infra.env_example import TARGET, text
 
 ROOT = Path(__file__).resolve().parents[1]
+ENDPOINT = {"CHATRPC_MODEL_BASE_URL": "http://localhost/v1", "CHATRPC_MODEL_NAME": "a"}
 ISSUER = {"CHATRPC_AUTH_ISSUER": "https://issuer.test", "CHATRPC_AUTH_JWKS_FILE": "/keys.json"}
 # What a server cannot do without.
 REQUIRED = {"CHATRPC_DATABASE_URL": "postgresql:///chatrpc"} | ISSUER
@@ -97,6 +98,28 @@ def test_what_the_example_leaves_open_is_what_must_be_set() -> None:
             )
             for name in ("CHATRPC_MODEL_NAME", "CHATRPC_MODEL_API_KEY")
         ),
+        *(
+            (ModelSettings, ENDPOINT | {"CHATRPC_MODEL_FALLBACKS": value}, f"CHATRPC_MODEL_FALLBACKS: {sentence}")
+            for value, sentence in (
+                ("[{", "not JSON: Expecting property name enclosed in double quotes at character 3."),
+                ('[{"base_url": "https://b.test/v1"}]', "0: 'name': Field required."),
+                ('[{"name": "b", "key": "sk-x"}]', "0: 'key': Extra inputs are not permitted."),
+                ('[{"name": "b", "base_url": "b.test"}]', "0: base_url must begin with http:// or https://."),
+                (
+                    '[{"name": "b", "base_url": "https://b.test/v1", "api_key_variable": "ABSENT"}]',
+                    "0: api_key_variable names ABSENT, which is not set.",
+                ),
+                (
+                    '[{"name": "b", "api_key": "sk-x"}]',
+                    "0: a fallback without base_url has the key and the name of the main endpoint.",
+                ),
+            )
+        ),
+        (
+            ModelSettings,
+            {"CHATRPC_MODEL_FALLBACKS": '[{"name": "b"}]'},
+            "CHATRPC_MODEL_FALLBACKS needs CHATRPC_MODEL_BASE_URL.",
+        ),
         (
             ModelSettings,
             {"CHATRPC_MODEL_CONTEXT_WINDOW": "4096", "CHATRPC_MODEL_OUTPUT_RESERVE": "2049"},
@@ -150,6 +173,16 @@ def test_a_malformed_value_is_one_sentence_that_names_its_variable(
 def test_a_refusal_shows_no_secret() -> None:
     sentence = refusal(ModelSettings, {"CHATRPC_MODEL_API_KEY": "sk-very-secret"})
     assert "sk-very-secret" not in sentence
+
+
+def test_a_fallbacks_key_can_stand_in_a_variable_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fallback = '[{"name": "b", "base_url": "https://b.test/v1", "api_key_variable": "SECOND_KEY"}]'
+    for name, value in (ENDPOINT | {"SECOND_KEY": "sk-2", "CHATRPC_MODEL_FALLBACKS": fallback}).items():
+        monkeypatch.setenv(name, value)
+    [read] = load(ModelSettings).fallbacks
+    assert read.api_key is not None
+    assert read.api_key.get_secret_value() == "sk-2"
+    assert "sk-2" not in repr(read)
 
 
 def test_the_documents_name_only_variables_that_there_are() -> None:
