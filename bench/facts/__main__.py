@@ -24,8 +24,8 @@ from chatrpc.models.summary.model import ModelSummarizer
 from chatrpc.ports import Summarizer
 from chatrpc.settings import EmbedderSettings
 
-# Seed 1 was looked at while the patterns were written.
-FIRST_SEED = 2
+# Seeds 1 to 4 were looked at while the summariser and its scripted models were written.
+FIRST_SEED = 11
 WINDOW = 16_384
 MODELS: dict[str, Answer] = {"follows": good, "forgets": forgets, "truncates": truncates, "bloats": bloats}
 # Of the extractive summariser, by what it is judged on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ class Planted:
     sentence: str
     question: str
     telling: tuple[str, ...]
+
+    def is_told_by(self, text: str) -> bool:
+        """Whether all the telling words stand in a text, as words."""
+        return all(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in self.telling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ WORDS: Mapping[str, Sequence[str]] = {
     "city": ("Turin", "Gothenburg", "Ghent", "Tallinn", "Coimbra", "Leipzig", "Bergen"),
     "month": ("February", "April", "August", "October", "December"),
     "year": ("2031", "1984", "1979", "2029", "1991"),
-    "number": ("743", "918", "1265", "86", "1042"),
+    "number": ("743", "918", "1265", "866", "1042"),
     "job": ("bridge engineer", "beekeeper", "sound technician", "notary", "midwife"),
     "thing": ("caravan", "piano", "lawnmower", "motorbike", "rowing boat"),
     "animal": ("tortoise", "parrot", "pony", "ferret", "goats"),

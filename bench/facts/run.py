@@ -130,16 +130,12 @@ class Conversation:
             found.append(
                 Found(
                     planted,
-                    in_facts=_told(planted, facts),
-                    in_summary=_told(planted, shown),
-                    retrieved=any(_told(planted, passage) for passage in passages),
+                    in_facts=planted.is_told_by(facts),
+                    in_summary=planted.is_told_by(shown),
+                    retrieved=any(planted.is_told_by(passage) for passage in passages),
                 )
             )
         statement = "SELECT model, count(*) AS n FROM summaries WHERE user_id = %s GROUP BY model ORDER BY model"
         [rows] = await self._database.query(self._user_id, (statement, (self._user_id,)))
         versions = {row["model"]: int(row["n"]) for row in rows}
         return Outcome(tuple(found), versions, len(summary.facts), summary.tokens)
-
-
-def _told(planted: Planted, text: str) -> bool:
-    return all(word.casefold() in text.casefold() for word in planted.telling)
