@@ -43,6 +43,7 @@ from chatrpc.db.summaries import Summaries
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import Accepted, MemoryScope, Page
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import EmbeddingSpace
 from chatrpc.settings import ContextSettings, ModelSettings
 
@@ -101,7 +102,7 @@ class Scene:
         self._accepted = accepted
         self._embedder = FixedEmbedder()
         self._context = ContextSettings()
-        self._model = ModelSettings()
+        self._profiles = load_profiles(ModelSettings())
 
     def on(self, database: Database) -> Scene:
         return Scene(database, self._user_id, self._space_id, self._accepted)
@@ -124,7 +125,7 @@ class Scene:
     async def assembler(self, vector: NDArray[np.float32]) -> None:
         self._embedder.vector = vector
         cold = ContextAssembler(
-            self._recall, self._embedder, self._space_id, self._context, self._model, lambda _: "none"
+            self._recall, self._embedder, self._space_id, self._context, self._profiles, lambda _: "none"
         )
         built = await cold.assemble(self._user_id, self._accepted)
         assert len(built.report.verbatim) == AFTER_SUMMARY - 1, "the window is not what the benchmark made"

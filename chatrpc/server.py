@@ -28,6 +28,7 @@ from chatrpc.errors import Unavailable
 from chatrpc.models.chat import build_chat_model
 from chatrpc.models.embedding import build_embedder
 from chatrpc.models.embedding.calibrated import CalibratedEmbedder
+from chatrpc.models.profiles import ModelProfiles, load_profiles
 from chatrpc.models.summary import build_summarizer
 from chatrpc.ports import ChatModel, Embedder
 from chatrpc.rpc.drain import Drain
@@ -97,6 +98,7 @@ class Memory:
     embedder: Embedder
     chat_model: ChatModel
     space_id: int
+    profiles: ModelProfiles
 
     def worker(self, settings: MemorySettings) -> MemoryWorker:
         return MemoryWorker(
@@ -123,7 +125,7 @@ class Memory:
             self.embedder,
             self.space_id,
             settings.context,
-            settings.model,
+            self.profiles,
             self.chat_model.model_name,
         )
 
@@ -213,7 +215,6 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
             transcript=transcript,
             assembler=assembler,
             model=memory.chat_model,
-            output_reserve=settings.memory.model.output_reserve,
             coalesce_window=settings.server.coalesce_ms / 1000,
             on_finished=worker.wake,
             limits=TurnLimits(queue=settings.server.max_queue, pending=settings.server.max_turns_per_user),
@@ -259,6 +260,7 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
     Raises:
         SettingsError: The models or the database are not what the settings say.
     """
+    profiles = await asyncio.to_thread(load_profiles, settings.model)
     async with (
         build_embedder(settings.embedder) as embedder,
         open_database(settings.database) as database,
@@ -267,7 +269,7 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
         space_id, floor = await _once_reachable(settings.database, database, embedder)
         if floor is not None and settings.embedder.floor is None:
             embedder = CalibratedEmbedder(embedder, floor)
-        yield Memory(database, embedder, chat_model, space_id)
+        yield Memory(database, embedder, chat_model, space_id, profiles)
 
 
 async def _once_reachable(

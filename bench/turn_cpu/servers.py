@@ -31,6 +31,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
 from chatrpc.dev.postgres import run_postgres
 from chatrpc.domain import FinishReason, Usage
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import EmbeddingSpace, ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
@@ -180,13 +181,12 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
     ):
         embedder = ConstantEmbedder()
         space_id = await VectorStore(database).register_space(embedder.space)
-        assembler = Memory(database, embedder, model, space_id).assembler(settings)
+        assembler = Memory(database, embedder, model, space_id, load_profiles(settings.model)).assembler(settings)
         reports = Reports(database)
         parts = TurnParts(
             transcript=Transcript(database),
             assembler=assembler,
             model=model,
-            output_reserve=settings.model.output_reserve,
             coalesce_window=server_settings.coalesce_ms / 1_000,
             on_finished=lambda: None,
         )

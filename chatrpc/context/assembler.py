@@ -11,8 +11,9 @@ from uuid import UUID
 
 import structlog
 
-from chatrpc.context import budget, prompt
-from chatrpc.context.budget import Fitted, Query
+from chatrpc.context import prompt
+from chatrpc.context.budget import Fitted, Material, Query
+from chatrpc.context.fitting import Fitting
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.query import PendingQuery
 from chatrpc.context.retrieval import Chosen, Span, choose, fuse, query_terms, shortlist, spans
@@ -36,8 +37,9 @@ from chatrpc.domain import (
     TurnSettings,
 )
 from chatrpc.errors import NotFound
+from chatrpc.models.profiles import ModelProfiles
 from chatrpc.ports import Embedder
-from chatrpc.settings import ContextSettings, ModelSettings
+from chatrpc.settings import ContextSettings
 from chatrpc.tokens import estimate_tokens
 
 log = structlog.get_logger(__name__)
@@ -90,6 +92,7 @@ class ContextAssembler:
 
     Args:
         space_id: The embedder's space in the database.
+        profiles: What the models take; the budget is that of the model that answers the turn.
         model_name: Name of the model that would answer a request for the given one.
     """
 
@@ -99,14 +102,15 @@ class ContextAssembler:
         embedder: Embedder,
         space_id: int,
         context: ContextSettings,
-        model: ModelSettings,
+        profiles: ModelProfiles,
         model_name: Callable[[str | None], str],
     ) -> None:
         self._recall = recall
         self._embedder = embedder
         self._space_id = space_id
         self._settings = context
-        self._budget = model.context_window - model.output_reserve
+        self._profiles = profiles
+        self._fitting = Fitting()
         self._model_name = model_name
         self._cache = HotPathCache(context.cache_bytes)
 
@@ -203,7 +207,7 @@ class ContextAssembler:
                 self._cache.put(request.user_id, hot)
         finally:
             request.pending.cancel()
-        return self._build(request, hot, await self._choose(request, hot, found, deadline))
+        return await self._build(request, hot, await self._choose(request, hot, found, deadline))
 
     def _keep(self, request: _Request) -> int:
         """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
@@ -295,17 +299,13 @@ class ContextAssembler:
             exc_info=None if timed_out else error,
         )
 
-    def _build(self, request: _Request, hot: HotPath, chosen: Chosen) -> AssembledContext:
+    async def _build(self, request: _Request, hot: HotPath, chosen: Chosen) -> AssembledContext:
         query = request.query
         before = tuple(message for message in hot.messages if message.id != query.id)
-        fitted = budget.fit(
-            self._budget,
-            instruction=request.settings.system_instruction or "",
-            summary=hot.summary,
-            messages=before,
-            hits=chosen.hits,
-            query=query,
-        )
+        model = self._model_name(request.settings.model)
+        profile = self._profiles.of(model)
+        instruction = request.settings.system_instruction or ""
+        fitted = await self._fitting.fit(profile, Material(instruction, hot.summary, before, chosen.hits, query))
         outcome = request.outcome or (RetrievalOutcome.FOUND if fitted.hits else RetrievalOutcome.NOTHING_RELEVANT)
         summary = fitted.summary
         report = ContextReport(
@@ -320,16 +320,16 @@ class ContextAssembler:
             hits=fitted.hits,
             dropped=(*fitted.dropped, *chosen.dropped),
             section_tokens=fitted.tokens,
-            budget_tokens=self._budget,
+            budget_tokens=profile.budget,
             embedding_model=self._embedder.space.name,
-            model=self._model_name(request.settings.model),
+            model=model,
             assembly_micros=round((time.perf_counter() - request.started - request.embedding_wait) * 1e6),
             embedding_micros=request.embedding_micros,
             summary_rebuilding=hot.rebuilding,
             fact_count=0 if summary is None else len(summary.facts),
         )
         unfinished = tuple(message.id for message in before if not message.state.finished)
-        return AssembledContext(_prompt(fitted, query), report, unfinished)
+        return AssembledContext(_prompt(fitted, query), report, profile.output_reserve, unfinished)
 
 
 def _prompt(fitted: Fitted, query: Query) -> tuple[PromptMessage, ...]:

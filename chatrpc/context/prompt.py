@@ -32,8 +32,6 @@ POLICY = (
 )
 CUT_OFF = "\n[This reply was cut off here.]"
 """Marks a reply that was cancelled or failed."""
-TRUNCATED = "\n[The text was cut here: it is longer than the model can read.]"
-"""Marks a text that the budget cut."""
 
 FACTS_HEADING = "Known facts:"
 NARRATIVE_HEADING = "What has happened:"
@@ -48,7 +46,6 @@ _OWN_TAG = re.compile(r"<(?=[\s/\\]*(?:retrieved|passage))", re.IGNORECASE)
 
 POLICY_TOKENS = estimate_tokens(POLICY) + 1
 CUT_OFF_TOKENS = estimate_tokens(CUT_OFF)
-TRUNCATED_TOKENS = estimate_tokens(TRUNCATED)
 SUMMARY_OVERHEAD = MESSAGE_OVERHEAD + estimate_tokens(
     "Summary of the earlier conversation, messages 1 to 1000000000 of it:\n"
 )

@@ -247,9 +247,11 @@ class AssembledContext:
     """What the model is given, and the account of it.
 
     Attributes:
+        output_reserve: Tokens of the model's window kept for the reply.
         unfinished: Replies of the path that are still being written, and so are missing, oldest first.
     """
 
     prompt: tuple[PromptMessage, ...]
     report: ContextReport
+    output_reserve: int
     unfinished: tuple[UUID, ...] = ()

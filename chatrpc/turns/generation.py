@@ -45,7 +45,6 @@ class TurnParts:
     """What every attempt works with.
 
     Attributes:
-        output_reserve: Tokens of the model's window kept for the reply.
         coalesce_window: Seconds, where the turn names none.
         on_finished: Told that there is new work for the memory.
         max_seconds: Time that a model has for a reply.
@@ -54,7 +53,6 @@ class TurnParts:
     transcript: Transcript
     assembler: ContextAssembler
     model: ChatModel
-    output_reserve: int
     coalesce_window: float
     on_finished: Callable[[], None]
     limits: TurnLimits = UNLIMITED
@@ -188,12 +186,12 @@ class Generation:
         self._model_name = context.report.model
         self.log.append(ContextBuilt(context.report))
         settings = self._accepted.turn_settings.over(self._accepted.settings)
-        wanted = settings.sampling.max_output_tokens or self._parts.output_reserve
+        wanted = settings.sampling.max_output_tokens or context.output_reserve
         request = ModelRequest(
             prompt=context.prompt,
             model=settings.model,
             sampling=settings.sampling,
-            max_output_tokens=min(wanted, self._parts.output_reserve),
+            max_output_tokens=min(wanted, context.output_reserve),
         )
         characters = 0
         try:

@@ -38,6 +38,7 @@ from chatrpc.domain import (
     Usage,
 )
 from chatrpc.errors import Reason, SummaryRefused, Unavailable
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import FactChange, Folding
 from chatrpc.settings import ContextSettings, ModelSettings
 from chatrpc.tokens import estimate_tokens
@@ -108,8 +109,9 @@ class Household:
         """Restart both processes with another window."""
         self.keep = keep
         context = ContextSettings(hot_path=keep, fold=fold, summary_tokens=self.summary_tokens)
+        profiles = load_profiles(self.model)
         self.processes = [
-            ContextAssembler(self.recall, self.embedder, self.space_id, context, self.model, lambda name: name or "m")
+            ContextAssembler(self.recall, self.embedder, self.space_id, context, profiles, lambda name: name or "m")
             for _ in range(2)
         ]
         self.worker = MemoryWorker(

@@ -26,6 +26,7 @@ from chatrpc.domain import (
     TurnSettings,
 )
 from chatrpc.errors import NotFound, Reason, Unavailable
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import Vectors
 from chatrpc.settings import ContextSettings, DatabaseSettings, ModelSettings
 from chatrpc.tokens import estimate_tokens
@@ -72,7 +73,8 @@ def assembler(
 ) -> ContextAssembler:
     settings = ContextSettings(hot_path=4, fold=4, **context)
     space = household.space_id if space_id is None else space_id
-    return ContextAssembler(household.recall, embedder, space, settings, household.model, lambda name: name or "m")
+    profiles = load_profiles(household.model)
+    return ContextAssembler(household.recall, embedder, space, settings, profiles, lambda name: name or "m")
 
 
 async def test_a_warm_turn_costs_one_statement(household: Household, round_trips: list[int]) -> None:

@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatrpc.context.assembler import _prompt
-from chatrpc.context.budget import Query, fit
+from chatrpc.context.budget import Material, Query, fit
 from chatrpc.context.prompt import CUT_OFF, quoted, retrieved_prompt, summary_prompt, system_prompt, verbatim_prompt
 from chatrpc.domain import MessageState, Section
 from tests.context.conversation import hit, linear, message, summary
@@ -56,11 +56,13 @@ def test_the_sections_stand_in_order_with_the_roles_of_a_chat():
     query = message(6, "And now?")
     fitted = fit(
         10_000,
-        instruction="Be kind.",
-        summary=summary(first),
-        messages=rest,
-        hits=(hit("It was blue."),),
-        query=Query(query.id, 6, query.text, query.tokens),
+        Material(
+            "Be kind.",
+            summary(first),
+            tuple(rest),
+            (hit("It was blue."),),
+            Query(query.id, 6, query.text, query.tokens),
+        ),
     )
     prompt = _prompt(fitted, Query(query.id, 6, query.text, query.tokens))
     assert [(each.role, each.section) for each in prompt] == [
@@ -87,11 +89,7 @@ def test_what_stands_before_the_retrieved_passages_only_grows_at_its_end(instruc
         asked = Query(query.id, query.sequence, query.text, query.tokens)
         fitted = fit(
             100_000,
-            instruction=instruction,
-            summary=version,
-            messages=messages[:end],
-            hits=tuple(hit(text) for text in texts),
-            query=asked,
+            Material(instruction, version, tuple(messages[:end]), tuple(hit(text) for text in texts), asked),
         )
         sections = (Section.SYSTEM, Section.SUMMARY, Section.VERBATIM)
         return [(each.role, each.content) for each in _prompt(fitted, asked) if each.section in sections]

@@ -30,6 +30,7 @@ from chatrpc.db.reports import Reports
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import FinishReason, Usage
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
@@ -152,9 +153,11 @@ async def staged(
     space_id = await VectorStore(database).register_space(embedder.space)
     # Room for a reply of many megabytes.
     limits = ModelSettings(context_window=2_000_000, output_reserve=900_000)
-    assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), limits, model.model_name)
+    assembler = ContextAssembler(
+        Recall(database), embedder, space_id, ContextSettings(), load_profiles(limits), model.model_name
+    )
     reports = Reports(database)
-    parts = TurnParts(Transcript(database), assembler, model, limits.output_reserve, 0.0, lambda: None)
+    parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
     drain, health, clock = Drain(), Health(), Clock()

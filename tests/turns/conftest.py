@@ -20,6 +20,7 @@ from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import Accepted, Caller, OutgoingMessage, TextPart, TurnSettings
 from chatrpc.models.chat import build_chat_model
+from chatrpc.models.profiles import load_profiles
 from chatrpc.server import open_reply_logs
 from chatrpc.settings import ContextSettings, ModelSettings, RedisSettings
 from chatrpc.turns.events import ReplyEvent
@@ -86,8 +87,10 @@ async def running(
     settings = ModelSettings(base_url=provider.base_url, name="test-model", max_retries=0)
     model, embedder = build_chat_model(settings), WordEmbedder()
     space_id = await VectorStore(database).register_space(embedder.space)
-    assembler = ContextAssembler(Recall(database), embedder, space_id, ContextSettings(), settings, model.model_name)
-    parts = TurnParts(Transcript(database), assembler, model, 256, 0.0, lambda: None)
+    assembler = ContextAssembler(
+        Recall(database), embedder, space_id, ContextSettings(), load_profiles(settings), model.model_name
+    )
+    parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
     parts = replace(parts, **parts_fields)
     stored = StoredReplies(parts.transcript, Reports(database))
     async with (
