@@ -38,6 +38,7 @@ class Request:
     """A request as it came in.
 
     Attributes:
+        raw: The body's bytes as they came.
         closed: Set once its connection is gone, whoever ended it.
         sent: Deltas written so far.
         done: Whether the answer was written to its end.
@@ -49,6 +50,7 @@ class Request:
     closed: asyncio.Event
     sent: int = 0
     done: bool = False
+    raw: bytes = b""
 
     async def wait_closed(self) -> None:
         """Return once the connection is gone; TimeoutError if it stays."""
@@ -203,7 +205,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         line, *fields = head.rstrip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in fields)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        return Request(line.split(" ")[1], headers, json.loads(body) if body else {}, self.lost)
+        return Request(line.split(" ")[1], headers, json.loads(body) if body else {}, self.lost, raw=body)
 
     async def respond(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
