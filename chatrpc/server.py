@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +14,10 @@ import structlog
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.context.expiry import Expiry
 from chatrpc.context.memory import MemoryWorker
+from chatrpc.db.chunks import Chunks, DocumentTasks
+from chatrpc.db.collections import Collections
 from chatrpc.db.conversations import Conversations
+from chatrpc.db.documents import Documents
 from chatrpc.db.engine import Database, open_database, require_row_level_security
 from chatrpc.db.login import require_role
 from chatrpc.db.memory import MemoryTasks
@@ -25,8 +28,12 @@ from chatrpc.db.summaries import Summaries
 from chatrpc.db.transcript import Transcript, TurnLimits
 from chatrpc.db.vectors import VectorStore
 from chatrpc.errors import Unavailable
+from chatrpc.knowledge.ingest import IngestWorker
+from chatrpc.knowledge.library import Library
+from chatrpc.knowledge.parser import Parser
+from chatrpc.knowledge.search import DocumentSearch
 from chatrpc.models.chat import build_chat_model
-from chatrpc.models.embedding import build_embedder
+from chatrpc.models.embedding import build_embedder, bulk_embedder
 from chatrpc.models.embedding.calibrated import CalibratedEmbedder
 from chatrpc.models.profiles import ModelProfiles, load_profiles
 from chatrpc.models.summary import build_summarizer
@@ -34,7 +41,7 @@ from chatrpc.ports import ChatModel, Embedder
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.grpc_server import SERVICES, add_services, bind, drain_and_stop, new_grpc_server
 from chatrpc.rpc.health import Health
-from chatrpc.rpc.identity import TokenVerifier
+from chatrpc.rpc.identity import TokenVerifier, shared_id_of
 from chatrpc.rpc.jwks import KeySet
 from chatrpc.rpc.not_ready import NotReady
 from chatrpc.settings import (
@@ -42,6 +49,7 @@ from chatrpc.settings import (
     ContextSettings,
     DatabaseSettings,
     EmbedderSettings,
+    KnowledgeSettings,
     ModelSettings,
     RedisSettings,
     ServerSettings,
@@ -67,11 +75,18 @@ class MemorySettings:
     model: ModelSettings
     embedder: EmbedderSettings
     context: ContextSettings
+    knowledge: KnowledgeSettings
 
     @classmethod
     def load(cls) -> MemorySettings:
         """From the environment. Raises SettingsError."""
-        return cls(load(DatabaseSettings), load(ModelSettings), load(EmbedderSettings), load(ContextSettings))
+        return cls(
+            load(DatabaseSettings),
+            load(ModelSettings),
+            load(EmbedderSettings),
+            load(ContextSettings),
+            load(KnowledgeSettings),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +107,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What conversations are remembered with; the server and the worker alike stand on it."""
+    """What conversations are remembered with; the server and the worker alike stand on it.
+
+    Attributes:
+        bulk_embedder: The embedder for work that has time, which lets queries pass.
+    """
 
     database: Database
     embedder: Embedder
     chat_model: ChatModel
     space_id: int
     profiles: ModelProfiles
+    bulk_embedder: Embedder
 
     def worker(self, settings: MemorySettings) -> MemoryWorker:
         return MemoryWorker(
@@ -112,14 +132,39 @@ class Memory:
             settings.context,
         )
 
-    async def background(self, settings: MemorySettings, worker: MemoryWorker) -> None:
+    def ingest_worker(self, settings: MemorySettings) -> IngestWorker:
+        return IngestWorker(
+            DocumentTasks(self.database),
+            Documents(self.database),
+            Chunks(self.database),
+            VectorStore(self.database),
+            Parser(settings.knowledge, self.embedder.space.max_tokens),
+            self.bulk_embedder,
+            self.space_id,
+        )
+
+    async def background(self, settings: MemorySettings, worker: MemoryWorker, ingest: IngestWorker) -> None:
         """All background work, until cancelled."""
         expiry = Expiry(Conversations(self.database), timedelta(seconds=settings.context.temporary_age))
         async with asyncio.TaskGroup() as work:
             work.create_task(worker.run(), name="memory worker")
+            work.create_task(ingest.run(), name="ingest")
             work.create_task(expiry.run(), name="expiry")
 
-    def assembler(self, settings: MemorySettings) -> ContextAssembler:
+    def library(self, auth: AuthSettings, settings: KnowledgeSettings, on_accepted: Callable[[], None]) -> Library:
+        return Library(
+            Documents(self.database),
+            Collections(self.database),
+            shared_id_of(auth.issuer),
+            auth.knowledge_scope,
+            settings.max_bytes,
+            on_accepted,
+        )
+
+    def document_search(self, auth: AuthSettings) -> DocumentSearch:
+        return DocumentSearch(Recall(self.database), self.embedder, self.space_id, shared_id_of(auth.issuer))
+
+    def assembler(self, settings: MemorySettings, auth: AuthSettings) -> ContextAssembler:
         return ContextAssembler(
             Recall(self.database),
             self.embedder,
@@ -127,6 +172,7 @@ class Memory:
             settings.context,
             self.profiles,
             self.chat_model.model_name,
+            shared_id_of(auth.issuer),
         )
 
 
@@ -206,8 +252,8 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
     async with AsyncExitStack() as stack:
         memory = await stack.enter_async_context(open_memory(settings.memory))
         lease = await stack.enter_async_context(process_lease(Processes(memory.database)))
-        worker = memory.worker(settings.memory)
-        assembler = memory.assembler(settings.memory)
+        worker, ingest = memory.worker(settings.memory), memory.ingest_worker(settings.memory)
+        assembler = memory.assembler(settings.memory, settings.auth)
         reports, transcript = Reports(memory.database), Transcript(memory.database)
         stored = StoredReplies(transcript, reports)
         logs = await stack.enter_async_context(open_reply_logs(settings.redis, stored))
@@ -224,10 +270,14 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
         takeover = Takeover(turns, transcript, lease, interrupt=settings.server.takeover == "interrupt")
         taking_over = asyncio.create_task(takeover.run(), name="takeover")
         conversations = Conversations(memory.database)
-        add_services(doors.server, settings.server, turns, conversations, reports, assembler, doors.drain)
+        library = memory.library(settings.auth, settings.memory.knowledge, ingest.wake)
+        search = memory.document_search(settings.auth)
+        add_services(
+            doors.server, settings.server, turns, conversations, reports, assembler, library, search, doors.drain
+        )
         working = None
         if settings.server.embedded_worker:
-            working = asyncio.create_task(memory.background(settings.memory, worker), name="background work")
+            working = asyncio.create_task(memory.background(settings.memory, worker, ingest), name="background work")
         try:
             doors.open()
             log.info("ready")
@@ -262,14 +312,15 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
     """
     profiles = await asyncio.to_thread(load_profiles, settings.model)
     async with (
-        build_embedder(settings.embedder) as embedder,
+        build_embedder(settings.embedder) as built,
         open_database(settings.database) as database,
         aclosing(build_chat_model(settings.model)) as chat_model,
     ):
-        space_id, floor = await _once_reachable(settings.database, database, embedder)
+        space_id, floor = await _once_reachable(settings.database, database, built)
+        embedder: Embedder = built
         if floor is not None and settings.embedder.floor is None:
-            embedder = CalibratedEmbedder(embedder, floor)
-        yield Memory(database, embedder, chat_model, space_id, profiles)
+            embedder = CalibratedEmbedder(built, floor)
+        yield Memory(database, embedder, chat_model, space_id, profiles, bulk_embedder(built))
 
 
 async def _once_reachable(

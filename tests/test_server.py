@@ -7,7 +7,7 @@ import pytest
 from chatrpc.db.engine import Database
 from chatrpc.db.vectors import VectorStore
 from chatrpc.server import MemorySettings, open_memory
-from chatrpc.settings import ContextSettings, DatabaseSettings, EmbedderSettings, ModelSettings
+from chatrpc.settings import ContextSettings, DatabaseSettings, EmbedderSettings, KnowledgeSettings, ModelSettings
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,11 @@ async def test_the_floor_is_the_operators_else_the_measured_one_else_the_models(
     database: Database, database_url: str, recorded: float | None, configured: float | None, expected: float
 ) -> None:
     settings = MemorySettings(
-        DatabaseSettings(url=database_url), ModelSettings(), EmbedderSettings(floor=configured), ContextSettings()
+        DatabaseSettings(url=database_url),
+        ModelSettings(),
+        EmbedderSettings(floor=configured),
+        ContextSettings(),
+        KnowledgeSettings(),
     )
     async with open_memory(settings) as memory:
         space_id = memory.space_id

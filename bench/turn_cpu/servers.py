@@ -44,6 +44,7 @@ from chatrpc.settings import (
     ContextSettings,
     DatabaseSettings,
     EmbedderSettings,
+    KnowledgeSettings,
     LogSettings,
     ModelSettings,
     ServerSettings,
@@ -171,7 +172,9 @@ async def serve_chatrpc(tokens: int, rate: float) -> None:
 
 async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, answer: Answers) -> None:
     database_settings = DatabaseSettings(url=database_url)
-    settings = MemorySettings(database_settings, ModelSettings(), EmbedderSettings(), ContextSettings())
+    settings = MemorySettings(
+        database_settings, ModelSettings(), EmbedderSettings(), ContextSettings(), KnowledgeSettings()
+    )
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file))
     server_settings = ServerSettings(host="127.0.0.1", port=0)
     async with (
@@ -181,7 +184,8 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
     ):
         embedder = ConstantEmbedder()
         space_id = await VectorStore(database).register_space(embedder.space)
-        assembler = Memory(database, embedder, model, space_id, load_profiles(settings.model)).assembler(settings)
+        memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder)
+        assembler = memory.assembler(settings, auth)
         reports = Reports(database)
         parts = TurnParts(
             transcript=Transcript(database),
@@ -192,7 +196,10 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
         )
         server = new_grpc_server(server_settings, TokenVerifier(auth, keys), Health())
         turns = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
-        add_services(server, server_settings, turns, Conversations(database), reports, assembler, Drain())
+        library = memory.library(auth, settings.knowledge, lambda: None)
+        search = memory.document_search(auth)
+        conversations = Conversations(database)
+        add_services(server, server_settings, turns, conversations, reports, assembler, library, search, Drain())
         port = bind(server, server_settings)
         await server.start()
         await obey({"target": f"127.0.0.1:{port}", "token": issuer.mint("alice")}, answer)

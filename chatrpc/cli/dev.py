@@ -25,6 +25,7 @@ from chatrpc.settings import (
     DatabaseSettings,
     EdgeSettings,
     EmbedderSettings,
+    KnowledgeSettings,
     LogSettings,
     ModelSettings,
     ServerSettings,
@@ -100,7 +101,11 @@ def _bootstrap_renderer() -> Callable[[EdgeSettings, AuthSettings, ServerSetting
 
 def _settings(database_url: str, issuer: LocalIssuer) -> Settings:
     memory = MemorySettings(
-        DatabaseSettings(url=database_url), load(ModelSettings), load(EmbedderSettings), load(ContextSettings)
+        DatabaseSettings(url=database_url),
+        load(ModelSettings),
+        load(EmbedderSettings),
+        load(ContextSettings),
+        load(KnowledgeSettings),
     )
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file), jwks_url=None)
     return Settings(memory, auth, ServerSettings(host=LOOPBACK, port=0, drain_delay=0))

@@ -12,7 +12,7 @@ from chatrpc.settings import LogSettings, load
 
 @click.command()
 def worker() -> None:
-    """Embed and summarise in the background, configured by the environment; see .env.example.
+    """Embed messages, summarise them and ingest documents in the background, configured by the environment; see .env.example.
 
     Servers do this themselves unless CHATRPC_SERVER_EMBEDDED_WORKER is false.
     """
@@ -22,6 +22,6 @@ def worker() -> None:
     async def work() -> None:
         with stopped_by_signals():
             async with open_memory(settings) as memory:
-                await memory.background(settings, memory.worker(settings))
+                await memory.background(settings, memory.worker(settings), memory.ingest_worker(settings))
 
     run(work())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceStub
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceStub
 
 from chatrpc.client.credentials import Credentials, TokenSource
 from chatrpc.client.endpoint import open_channel
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     # Only the type hints know these classes.
     from chatapi.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
     from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceAsyncStub
+    from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceAsyncStub
 
 # Seconds that one try of a unary call may take.
 DEADLINE = 30.0
@@ -61,6 +63,7 @@ class ChatClient:
 
     Attributes:
         conversations: Stub of `ConversationService`, for `call`.
+        knowledge: Stub of `KnowledgeService`, for `call`; `watch_document` reads its stream.
         replies: Stub of `ChatService`, for `call`; streams are read by a session.
     """
 
@@ -72,6 +75,7 @@ class ChatClient:
         listener: RetryListener | None,
     ) -> None:
         self.conversations: ConversationServiceAsyncStub = ConversationServiceStub(channel)
+        self.knowledge: KnowledgeServiceAsyncStub = KnowledgeServiceStub(channel)
         self.replies: ChatServiceAsyncStub = ChatServiceStub(channel)
         self._credentials = credentials
         self._retry = retry

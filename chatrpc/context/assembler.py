@@ -94,6 +94,7 @@ class ContextAssembler:
         space_id: The embedder's space in the database.
         profiles: What the models take; the budget is that of the model that answers the turn.
         model_name: Name of the model that would answer a request for the given one.
+        shared_id: Owner of the documents that all users find; None where there are none.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class ContextAssembler:
         context: ContextSettings,
         profiles: ModelProfiles,
         model_name: Callable[[str | None], str],
+        shared_id: UUID | None = None,
     ) -> None:
         self._recall = recall
         self._embedder = embedder
@@ -112,6 +114,7 @@ class ContextAssembler:
         self._profiles = profiles
         self._fitting = Fitting()
         self._model_name = model_name
+        self._shared_id = shared_id
         self._cache = HotPathCache(context.cache_bytes)
 
     def embed_query(self, parts: Sequence[Part]) -> PendingQuery:
@@ -266,6 +269,7 @@ class ContextAssembler:
             query_terms(query.text),
             elsewhere=request.reach.elsewhere,
             collections=None if request.reach.documents else (),
+            shared_id=self._shared_id,
         )
 
     async def _choose(self, request: _Request, hot: HotPath, found: _Found | None, deadline: float) -> Chosen:

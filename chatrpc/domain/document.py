@@ -76,6 +76,11 @@ class Document:
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def uploaded(self) -> bool:
+        """Whether all bytes have arrived."""
+        return self.state is not DocumentState.UPLOADING
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:

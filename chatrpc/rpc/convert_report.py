@@ -41,7 +41,7 @@ def report_to_proto(report: ContextReport) -> context_report_pb2.ContextReport:
             for ref in report.verbatim
         ],
         retrieval=_OUTCOMES[report.retrieval],
-        retrieved=[_passage(hit) for hit in report.hits],
+        retrieved=[passage_to_proto(hit) for hit in report.hits],
         dropped=[
             context_report_pb2.DroppedMessage(
                 message_id=optional_id(dropped.message_id),
@@ -89,7 +89,7 @@ def _summary(report: ContextReport) -> context_report_pb2.SummaryUse | None:
     )
 
 
-def _passage(hit: Hit) -> context_report_pb2.RetrievedPassage:
+def passage_to_proto(hit: Hit) -> context_report_pb2.RetrievedPassage:
     return context_report_pb2.RetrievedPassage(
         message_id=optional_id(hit.message_id),
         conversation_id=optional_id(hit.conversation_id),

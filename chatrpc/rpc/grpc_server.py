@@ -9,6 +9,7 @@ from typing import cast
 import grpc
 from chatapi.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
 from chatapi.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
+from chatapi.v1.knowledge_service_pb2_grpc import add_KnowledgeServiceServicer_to_server
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
@@ -16,12 +17,15 @@ from chatrpc.context.assembler import ContextAssembler
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.reports import Reports
 from chatrpc.errors import SettingsError
+from chatrpc.knowledge.library import Library
+from chatrpc.knowledge.search import DocumentSearch
 from chatrpc.rpc.chat_servicer import ChatServicer
 from chatrpc.rpc.conversation_servicer import ConversationServicer
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.health import NAMES, Health
 from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.interceptor import CallInterceptor
+from chatrpc.rpc.knowledge_servicer import KnowledgeServicer
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.reflection import add_reflection
 from chatrpc.settings import ServerSettings
@@ -52,6 +56,8 @@ def add_services(
     conversations: Conversations,
     reports: Reports,
     assembler: ContextAssembler,
+    library: Library,
+    search: DocumentSearch,
     drain: Drain,
     *,
     clock: Callable[[], float] = time.time,
@@ -65,6 +71,7 @@ def add_services(
     policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
     add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler, turns), late)
+    add_KnowledgeServiceServicer_to_server(KnowledgeServicer(library, search, policy), late)
 
 
 class _LateRegistration:

@@ -42,6 +42,11 @@ def user_id_of(issuer: str, subject: str) -> UUID:
     return uuid5(_USER_NAMESPACE, json.dumps([issuer, subject]))
 
 
+def shared_id_of(issuer: str) -> UUID:
+    """The owner of what all users of an issuer share. No user has this id: theirs are made of two names."""
+    return uuid5(_USER_NAMESPACE, json.dumps([issuer]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Verified:
     """What a valid token says.

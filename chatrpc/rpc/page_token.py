@@ -11,12 +11,17 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from uuid import UUID
 
-from chatapi.v1 import conversation_service_pb2
+from chatapi.v1 import conversation_service_pb2, knowledge_service_pb2
 
 from chatrpc.domain import Page
 from chatrpc.errors import InvalidInput
 
-ListRequest = conversation_service_pb2.ListConversationsRequest | conversation_service_pb2.ListMessagesRequest
+ListRequest = (
+    conversation_service_pb2.ListConversationsRequest
+    | conversation_service_pb2.ListMessagesRequest
+    | knowledge_service_pb2.ListDocumentsRequest
+    | knowledge_service_pb2.ListCollectionsRequest
+)
 
 DEFAULT_PAGE_SIZE = 50
 _DIGEST_BYTES = 12

@@ -23,6 +23,7 @@ from chatrpc.settings import (
     ContextSettings,
     DatabaseSettings,
     EmbedderSettings,
+    KnowledgeSettings,
     ModelSettings,
     ServerSettings,
 )
@@ -71,6 +72,7 @@ async def served(outage: Outage, provider: Provider, tmp_path: Path, *, wait_rea
             ModelSettings(base_url=provider.base_url, name="test-model"),
             EmbedderSettings(),
             ContextSettings(),
+            KnowledgeSettings(),
         ),
         AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file)),
         ServerSettings(host="127.0.0.1", port=0, drain_delay=0, drain_grace=1.0),

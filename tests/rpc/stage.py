@@ -16,13 +16,17 @@ from chatapi.v1 import chat_service_pb2 as chat_pb
 from chatapi.v1 import conversation_service_pb2 as conversation_pb
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceStub
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceStub
 from chatapi.v1.message_pb2 import OutgoingMessage, Part, TextPart
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from chatrpc.context.assembler import ContextAssembler
+from chatrpc.db.chunks import Chunks, DocumentTasks
+from chatrpc.db.collections import Collections
 from chatrpc.db.conversations import Conversations
+from chatrpc.db.documents import Documents
 from chatrpc.db.engine import Database
 from chatrpc.db.processes import Processes
 from chatrpc.db.recall import Recall
@@ -31,13 +35,17 @@ from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import FinishReason, Usage
 from chatrpc.models.profiles import load_profiles
+from chatrpc.knowledge.ingest import IngestWorker
+from chatrpc.knowledge.library import Library
+from chatrpc.knowledge.parser import Parser
+from chatrpc.knowledge.search import DocumentSearch
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
 from chatrpc.rpc.health import Health
-from chatrpc.rpc.identity import TokenVerifier
+from chatrpc.rpc.identity import TokenVerifier, shared_id_of
 from chatrpc.rpc.jwks import KeySet
-from chatrpc.settings import AuthSettings, ContextSettings, ModelSettings, ServerSettings
+from chatrpc.settings import AuthSettings, ContextSettings, KnowledgeSettings, ModelSettings, ServerSettings
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs
@@ -123,6 +131,7 @@ class Stage:
     channel: grpc.aio.Channel
     model: StagedModel
     turns: Turns
+    ingest: IngestWorker
     drain: Drain
     health: Health
     settings: ServerSettings
@@ -135,6 +144,10 @@ class Stage:
     @property
     def conversations(self) -> ConversationServiceStub:
         return ConversationServiceStub(self.channel)
+
+    @property
+    def knowledge(self) -> KnowledgeServiceStub:
+        return KnowledgeServiceStub(self.channel)
 
     async def conversation(self, metadata: Metadata | None = None) -> str:
         """The id of a new conversation."""
@@ -153,26 +166,50 @@ async def staged(
     space_id = await VectorStore(database).register_space(embedder.space)
     # Room for a reply of many megabytes.
     limits = ModelSettings(context_window=2_000_000, output_reserve=900_000)
+    shared_id = shared_id_of(ISSUER)
     assembler = ContextAssembler(
-        Recall(database), embedder, space_id, ContextSettings(), load_profiles(limits), model.model_name
+        Recall(database), embedder, space_id, ContextSettings(), load_profiles(limits), model.model_name, shared_id
+    )
+    documents = Documents(database)
+    ingest = IngestWorker(
+        DocumentTasks(database),
+        documents,
+        Chunks(database),
+        VectorStore(database),
+        Parser(KnowledgeSettings(), embedder.space.max_tokens),
+        embedder,
+        space_id,
     )
     reports = Reports(database)
     parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
+    library = Library(
+        documents, Collections(database), shared_id, auth.knowledge_scope, KnowledgeSettings().max_bytes, ingest.wake
+    )
+    search = DocumentSearch(Recall(database), embedder, space_id, shared_id)
     drain, health, clock = Drain(), Health(), Clock()
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
         real = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         server = new_grpc_server(server_settings, TokenVerifier(auth, keys), health)
         add_services(
-            server, server_settings, turns(real), Conversations(database), reports, assembler, drain, clock=clock
+            server,
+            server_settings,
+            turns(real),
+            Conversations(database),
+            reports,
+            assembler,
+            library,
+            search,
+            drain,
+            clock=clock,
         )
         port = bind(server, server_settings)
         await server.start()
         try:
             unlimited = [("grpc.max_receive_message_length", -1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unlimited) as channel:
-                yield Stage(port, server, channel, model, real, drain, health, server_settings, clock)
+                yield Stage(port, server, channel, model, real, ingest, drain, health, server_settings, clock)
         finally:
             await server.stop(None)
             await real.drain(0)

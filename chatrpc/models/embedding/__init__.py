@@ -31,8 +31,15 @@ async def build_embedder(settings: EmbedderSettings) -> AsyncIterator[Embedder]:
     else:
         from chatrpc.models.embedding.onnx import load_onnx
 
-        embedder = await BatchingEmbedder.start(partial(load_onnx, settings), settings.max_batch)
+        embedder = await BatchingEmbedder.start(
+            partial(load_onnx, settings), settings.max_batch, bulk_threads=settings.bulk_threads
+        )
     try:
         yield embedder
     finally:
         await embedder.aclose()
+
+
+def bulk_embedder(embedder: Embedder) -> Embedder:
+    """The same embedder for work that has time, so that queries pass before it; itself where they do in any case."""
+    return embedder.bulk if isinstance(embedder, BatchingEmbedder) else embedder

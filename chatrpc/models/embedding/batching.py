@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +22,13 @@ from chatrpc.ports import EmbeddingSpace, Vectors
 _CHUNK_CHARACTERS = 1_024
 _CHARACTERS_PER_TOKEN = 4
 
+# How far bulk work steps back behind all other threads of the machine: at 10 of Linux's 19 steps, a thread that
+# competes for a core gets about a tenth of it.
+_NICENESS = 10
+
 
 class SentenceEncoder(Protocol):
-    """A loaded model. Its methods are called in one thread only, never on the event loop."""
+    """A loaded model. Its methods are called in one thread only, unless told otherwise; never on the event loop."""
 
     @property
     def space(self) -> EmbeddingSpace: ...
@@ -57,24 +64,49 @@ class BatchingEmbedder:
     Belongs to the event loop that it was started on.
     """
 
-    def __init__(self, encoder: SentenceEncoder, thread: ThreadPoolExecutor, max_batch: int) -> None:
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        thread: ThreadPoolExecutor,
+        max_batch: int,
+        *,
+        lanes: int = 1,
+        bulk: BatchingEmbedder | None = None,
+    ) -> None:
         self._encoder = encoder
         self._thread = thread
         self._max_batch = max_batch
+        self._lanes = lanes
+        self._bulk = bulk
         self._jobs: deque[_Job] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
-    async def start(cls, load: Callable[[], SentenceEncoder], max_batch: int) -> BatchingEmbedder:
-        """Load the model in the thread that will run it; whatever `load` raises is raised here."""
+    async def start(
+        cls, load: Callable[[], SentenceEncoder], max_batch: int, *, bulk_threads: int = 0
+    ) -> BatchingEmbedder:
+        """Load the model in the thread that will run it; whatever `load` raises is raised here.
+
+        Args:
+            bulk_threads: Threads of low priority for `bulk`, where the encoder can be called in several at once.
+        """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chatrpc-embedder")
         try:
             encoder = await asyncio.get_running_loop().run_in_executor(thread, load)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(encoder, thread, max_batch)
+        bulk = None
+        if bulk_threads:
+            threads = ThreadPoolExecutor(bulk_threads, "chatrpc-bulk-embedder", initializer=_step_back)
+            bulk = cls(encoder, threads, max_batch, lanes=bulk_threads)
+        return cls(encoder, thread, max_batch, bulk=bulk)
+
+    @property
+    def bulk(self) -> BatchingEmbedder:
+        """The same model for work that has time: calls of this embedder do not wait for calls of that one."""
+        return self._bulk or self
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -90,24 +122,28 @@ class BatchingEmbedder:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
         job = _Job(texts, order, vectors, len(texts), asyncio.get_running_loop().create_future())
         self._jobs.append(job)
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        while len(self._running) < self._lanes:
+            self._running.add(asyncio.create_task(self._run()))
         return await job.done
 
     async def aclose(self) -> None:
         """Let the running inference end, refuse what waits behind it, and end the thread."""
+        if self._bulk is not None:
+            await self._bulk.aclose()
         self._closed = True
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._jobs.clear()
         await asyncio.to_thread(self._thread.shutdown)
-        if self._running is not None:
-            await self._running
+        await asyncio.gather(*self._running)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while chunk := self._next_chunk():
+            if self._lanes > 1:
+                # The other lanes go on with the job meanwhile.
+                self._requeue(chunk[-1][0])
             texts = [job.texts[row] for job, row in chunk]
             try:
                 vectors = await loop.run_in_executor(self._thread, self._encoder.encode, texts)
@@ -121,8 +157,9 @@ class BatchingEmbedder:
                 job.missing -= 1
                 if not job.missing and not job.done.done():
                     job.done.set_result(job.vectors)
-            self._requeue(chunk[-1][0])
-        self._running = None
+            if self._lanes == 1:
+                self._requeue(chunk[-1][0])
+        self._running.discard(asyncio.current_task())
 
     def _requeue(self, job: _Job) -> None:
         """Send what is left of a job behind the calls that came while its part was running."""
@@ -162,6 +199,12 @@ class BatchingEmbedder:
                 return count, size
             size = grown
         return min(texts, len(job.order)), size
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread alone, where the system can."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _closed() -> Unavailable:
