@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 import structlog
 
-from chatrpc.domain import PromptMessage
 from chatrpc.errors import ChatError, ModelRejected, Reason, Unavailable
 from chatrpc.models.chat.breaker import CircuitOpenError
 from chatrpc.models.chat.endpoint import Answer, AttemptError
 from chatrpc.models.chat.fallback import Candidate, Candidates
+from chatrpc.models.chat.openai_body import chat_body
 from chatrpc.models.chat.usage import estimated_usage
 from chatrpc.models.profiles import ModelProfiles
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
@@ -95,7 +94,7 @@ class OpenAIChatModel:
             AttemptError, CircuitOpenError, ModelRejected: It has none.
         """
         clock = asyncio.get_running_loop().time
-        body = _body(request, candidate)
+        body = chat_body(request, candidate)
         with candidate.endpoint.breaker.attempt() as health:
             for attempt in itertools.count(1):
                 answer = Answer()
@@ -135,7 +134,11 @@ class OpenAIChatModel:
                     await asyncio.sleep(wait)
             health.succeeded()
         assert answer.reason is not None
-        usage = answer.usage or estimated_usage(request.prompt, "".join(answer.texts))
+        calls = answer.calls.calls()
+        for call in calls:
+            yield call
+        written = (*answer.texts, *(f"{call.name}{call.arguments}" for call in calls))
+        usage = answer.usage or estimated_usage(request.prompt, "".join(written))
         yield ModelFinished(answer.reason, candidate.answers_as, usage)
 
 
@@ -143,27 +146,3 @@ def _told(broken: AttemptError) -> ChatError:
     if isinstance(broken.error, Unavailable):
         broken.error.retry_after = max(broken.retry_after or 0.0, 1.0)
     return broken.error
-
-
-def _body(request: ModelRequest, candidate: Candidate) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": candidate.model,
-        "messages": _joined(request.prompt),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        candidate.endpoint.limit_name: candidate.max_output_tokens,
-    }
-    if request.sampling.temperature is not None:
-        body["temperature"] = request.sampling.temperature
-    if request.sampling.top_p is not None:
-        body["top_p"] = request.sampling.top_p
-    return body
-
-
-def _joined(prompt: Iterable[PromptMessage]) -> list[dict[str, str]]:
-    """The prompt with neighbours of one role made one message: many chat templates of open models (Mistral, Gemma)
-    refuse a second system message, and users and assistants that do not take turns."""
-    return [
-        {"role": role, "content": "\n\n".join(message.content for message in messages)}
-        for role, messages in itertools.groupby(prompt, key=lambda message: message.role)
-    ]
