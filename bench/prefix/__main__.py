@@ -129,10 +129,10 @@ def main() -> None:
     # Conversations that are said as fast as this are no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     window = ModelSettings().context_window
-    sizes = [(given.keep, given.fold, given.hits), *(SWEEP if given.sweep else ())]
+    sizes: list[tuple[int, int, int]] = [(given.keep, given.fold, given.hits), *(SWEEP if given.sweep else ())]
     both = (LMSYS, WILDCHAT)
-    setups = [Setup(each, *size, window=window) for each in both for size in dict.fromkeys(sizes)]
-    setups += [Setup(each, *sizes[0], window=SMALL_WINDOW) for each in both]
+    setups = [Setup(each, *size, window) for each in both for size in dict.fromkeys(sizes)]
+    setups += [Setup(each, *sizes[0], SMALL_WINDOW) for each in both]
     measured = uvloop.run(run(setups, given.turns, given.seeds))
     show(measured)
     judged = [setup for setup in setups[: len(setups) - 2] if (setup.keep, setup.fold, setup.hits) == sizes[0]]

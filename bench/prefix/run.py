@@ -31,7 +31,7 @@ from chatrpc.domain import (
     TurnSettings,
     Usage,
 )
-from chatrpc.models.chat.openai import joined
+from chatrpc.models.chat.openai_body import joined
 from chatrpc.models.profiles import load_profiles
 from chatrpc.models.summary.extractive import ExtractiveSummarizer
 from chatrpc.ports import Embedder
