@@ -21,6 +21,7 @@ COMMANDS = {
     "envoy": "Print Envoy's bootstrap for the settings in the environment.",
     "token": "Mint a token of the local issuer that `chatrpc dev` made.",
     "chat": "Talk to a server in the terminal.",
+    "documents": "Add documents to what is remembered; list, search, watch and delete them.",
     "explain": "Tell what the model was given for a reply, and why.",
 }
 

@@ -12,6 +12,7 @@ from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceStub
 
 from chatrpc.client.credentials import Credentials, TokenSource
+from chatrpc.client.documents import Documents
 from chatrpc.client.endpoint import open_channel
 from chatrpc.client.errors import CallError
 from chatrpc.client.retry import Backoff, RetryListener, RetryPolicy
@@ -62,8 +63,9 @@ class ChatClient:
     """Made by `connect`.
 
     Attributes:
+        documents: Uploads and watches documents.
         conversations: Stub of `ConversationService`, for `call`.
-        knowledge: Stub of `KnowledgeService`, for `call`; `watch_document` reads its stream.
+        knowledge: Stub of `KnowledgeService`, for `call`.
         replies: Stub of `ChatService`, for `call`; streams are read by a session.
     """
 
@@ -80,6 +82,7 @@ class ChatClient:
         self._credentials = credentials
         self._retry = retry
         self._listener = listener
+        self.documents = Documents(self.knowledge, credentials, self._new_backoff)
 
     async def call(
         self,
@@ -109,10 +112,11 @@ class ChatClient:
     @asynccontextmanager
     async def chat(self) -> AsyncGenerator[ChatSession, None]:
         """A session, until the block ends. Replies that run by then run on; only the reading ends."""
-        session = ChatSession(
-            self.replies, self._credentials, lambda: Backoff(self._retry, self._credentials, self._listener)
-        )
+        session = ChatSession(self.replies, self._credentials, self._new_backoff)
         try:
             yield session
         finally:
             await session.aclose()
+
+    def _new_backoff(self) -> Backoff:
+        return Backoff(self._retry, self._credentials, self._listener)
