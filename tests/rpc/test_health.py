@@ -26,7 +26,9 @@ async def status(watcher) -> int:
     return (await asyncio.wait_for(watcher.read(), PATIENCE)).status
 
 
-@pytest.mark.parametrize("service", ["", "chatapi.v1.ChatService", "chatapi.v1.ConversationService"])
+@pytest.mark.parametrize(
+    "service", ["", "chatapi.v1.ChatService", "chatapi.v1.ConversationService", "chatapi.v1.KnowledgeService"]
+)
 async def test_every_service_tells_whether_it_serves(stage: Stage, service: str) -> None:
     assert await check(stage, service) == NOT_SERVING
     stage.health.set_serving(True)

@@ -11,6 +11,7 @@ from tests.rpc.stage import Stage, failure, signed_in, told
 SERVICES = {
     "chatapi.v1.ChatService",
     "chatapi.v1.ConversationService",
+    "chatapi.v1.KnowledgeService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
