@@ -54,7 +54,7 @@ class _Reader:
         self._tables = 0
 
     def read(self, root: LexborNode) -> None:
-        node = root
+        node, root_id = root, root.mem_id
         while True:
             child = node.first_child if self._enter(node) else None
             if child is not None:
@@ -62,7 +62,8 @@ class _Reader:
                 continue
             while True:
                 self._leave(node)
-                if node == root:
+                # Nodes compare by all that is in them.
+                if node.mem_id == root_id:
                     self._flush()
                     return
                 following = node.next

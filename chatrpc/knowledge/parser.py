@@ -9,7 +9,6 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from chatrpc.domain import Chunk
 from chatrpc.errors import Reason
@@ -50,14 +49,14 @@ class Parsed:
         """
         end = 0
         for number in range(self.chunks):
-            try:
-                start, stop, page, headings, text = await _line(self._process)
-            except ValueError:
-                raise ParseError(Reason.DOCUMENT_BROKEN) from None
-            if start != end or stop - start != len(text):
-                raise ParseError(Reason.DOCUMENT_BROKEN)
-            end = stop
-            yield Chunk(number, start, stop, page, tuple(headings), text)
+            match await _line(self._process):
+                case [int(start), int(stop), int(page), list(headings), str(text)] if (
+                    start == end and stop - start == len(text) and all(isinstance(each, str) for each in headings)
+                ):
+                    yield Chunk(number, start, stop, page, tuple(headings), text)
+                    end = stop
+                case _:
+                    raise ParseError(Reason.DOCUMENT_BROKEN)
 
 
 class Parser:
@@ -87,9 +86,13 @@ class Parser:
         )  # fmt: skip
         feeding = asyncio.create_task(_feed(process, parts))
         try:
-            header = await self._header(process, feeding)
-            title, characters, pages, chunks = header
-            yield Parsed(title, characters, pages, chunks, process)
+            match await self._header(process, feeding):
+                case [str(reason)] if reason in Reason.__members__:
+                    raise ParseError(Reason(reason))
+                case [str(title), int(characters), int(pages), int(chunks)]:
+                    yield Parsed(title, characters, pages, chunks, process)
+                case _:
+                    raise ParseError(Reason.DOCUMENT_BROKEN)
         finally:
             feeding.cancel()
             with suppress(ProcessLookupError):
@@ -97,17 +100,14 @@ class Parser:
             await asyncio.wait({feeding})
             await process.wait()
 
-    async def _header(self, process: Process, feeding: asyncio.Task[None]) -> list[Any]:
+    async def _header(self, process: Process, feeding: asyncio.Task[None]) -> object:
         try:
             async with asyncio.timeout(self._settings.parse_seconds * _PATIENCE):
-                header = await _line(process)
+                return await _line(process)
         except (TimeoutError, ParseError) as error:
             if feeding.done():
                 feeding.result()  # Raises what kept the bytes from coming.
             raise ParseError(getattr(error, "reason", Reason.DOCUMENT_TOO_COSTLY)) from None
-        if len(header) == 1:
-            raise ParseError(Reason(str(header[0])))
-        return header
 
 
 async def _feed(process: Process, parts: AsyncIterator[bytes]) -> None:
@@ -126,12 +126,12 @@ async def _feed(process: Process, parts: AsyncIterator[bytes]) -> None:
     process.stdin.close()
 
 
-async def _line(process: Process) -> list[Any]:
+async def _line(process: Process) -> object:
     assert process.stdout is not None  # It is piped.
     try:
         line = await process.stdout.readline()
         if line.endswith(b"\n"):
-            found: list[Any] = json.loads(line)
+            found: object = json.loads(line)
             return found
     except ValueError:
         raise ParseError(Reason.DOCUMENT_BROKEN) from None
