@@ -222,3 +222,31 @@ async def test_a_model_that_cannot_be_loaded_leaves_no_thread() -> None:
         if thread.name == str(failure.value):
             await asyncio.to_thread(thread.join, PATIENCE)
             assert not thread.is_alive()
+
+
+async def test_bulk_work_neither_waits_for_questions_nor_lets_them_wait(encoder: GatedEncoder) -> None:
+    embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=8, bulk_threads=2)
+    bulk = await submitted(embedder.bulk, *(f"bulk {n}" for n in range(100)))
+    for _ in range(2):
+        assert (await encoder.arrived())[0].startswith("bulk")
+    # Both threads of the bulk work are busy, and the question is in the model all the same.
+    question = await submitted(embedder, "question")
+    await encoder.arrived()
+    assert encoder.chunks[2] == ["question"]
+    assert len(encoder.chunks) == len(encoder.threads) == 3
+    encoder.release()
+    for _ in range(2):
+        encoder.step()
+    np.testing.assert_array_equal(await question, [word_vector("question", DIMENSION)])
+    np.testing.assert_array_equal(await bulk, [word_vector(f"bulk {n}", DIMENSION) for n in range(100)])
+    # Threads that have nothing to do take up again when something comes.
+    assert (await embedder.bulk.embed(["later"])).shape == (1, DIMENSION)
+    closed = embedder.bulk
+    await embedder.aclose()
+    with pytest.raises(Unavailable):
+        await closed.embed(["too late"])
+    assert not encoder.threads & {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_model_for_one_thread_does_bulk_work_in_it(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
+    assert embedder.bulk is embedder
