@@ -9,7 +9,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chatrpc.domain import Fact, FactKind, FinishReason, Message, PromptMessage, Sampling, Usage
+from chatrpc.domain import (
+    Fact,
+    FactKind,
+    FinishReason,
+    Message,
+    PromptMessage,
+    Sampling,
+    Tool,
+    ToolChoice,
+    Usage,
+)
 
 Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]
@@ -58,12 +68,17 @@ class ModelRequest:
     Attributes:
         model: Name of the model; None takes the implementation's default.
         max_output_tokens: Never more than the budget's output reserve.
+        tools: What it may call; an implementation that cannot call tools answers as if there were none.
+        response_schema: JSON Schema of the text as text. It is asked for, not checked.
     """
 
     prompt: tuple[PromptMessage, ...]
     model: str | None
     sampling: Sampling
     max_output_tokens: int
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,14 @@ class TextDelta:
     """A further piece of the reply; never empty, and without U+0000, which PostgreSQL cannot store."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The model calls a tool; `arguments` is JSON text as the model wrote it, unchecked, without U+0000."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +105,7 @@ class ModelFinished:
     usage: Usage
 
 
-ModelEvent = TextDelta | ModelFinished
+ModelEvent = TextDelta | ToolCalled | ModelFinished
 
 
 class ChatModel(Protocol):
@@ -93,8 +116,8 @@ class ChatModel(Protocol):
         ...
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Stream one reply: text deltas, then one ModelFinished. Closing the generator, or cancelling the task
-        that iterates it, closes the provider's request at once.
+        """Stream one reply: text deltas, then the tool calls, then one ModelFinished. Closing the generator, or
+        cancelling the task that iterates it, closes the provider's request at once.
 
         Raises:
             Unavailable: The endpoint cannot be reached, is overloaded, went silent or cut the stream.

@@ -59,6 +59,7 @@ from chatrpc.streams.streams import open_streams
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs, ReplyLogs
+from chatrpc.turns.rounds import RoundLimits
 from chatrpc.turns.service import Turns
 from chatrpc.turns.shared_logs import share_reply_logs
 from chatrpc.turns.stored import StoredReplies
@@ -264,7 +265,11 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
             coalesce_window=settings.server.coalesce_ms / 1000,
             on_finished=worker.wake,
             limits=TurnLimits(queue=settings.server.max_queue, pending=settings.server.max_turns_per_user),
-            max_seconds=settings.server.max_turn_seconds,
+            round_limits=RoundLimits(
+                settings.server.max_turn_seconds,
+                settings.memory.model.tool_rounds,
+                settings.memory.model.tool_timeout,
+            ),
         )
         turns = Turns(parts, stored, lease, logs)
         takeover = Takeover(turns, transcript, lease, interrupt=settings.server.takeover == "interrupt")
@@ -314,7 +319,7 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
     async with (
         build_embedder(settings.embedder) as built,
         open_database(settings.database) as database,
-        aclosing(build_chat_model(settings.model)) as chat_model,
+        aclosing(build_chat_model(settings.model, profiles)) as chat_model,
     ):
         space_id, floor = await _once_reachable(settings.database, database, built)
         embedder: Embedder = built

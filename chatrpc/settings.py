@@ -169,6 +169,12 @@ class ModelSettings(_Section):
         description="JSON list of who answers when the endpoint cannot, in this order; `models` maps requested names: "
         '[{"base_url": "https://host/v1", "api_key_variable": "KEY_2", "name": "small", "models": {"big": "large"}}].',
     )
+    tool_rounds: int = Field(
+        default=8, ge=1, le=100, description="Rounds of tool calls in one reply; the answer after the last has none."
+    )
+    tool_timeout: float = Field(
+        default=60.0, gt=0, le=3_600, description="Seconds in which the results of a round of tool calls must come."
+    )
     context_window: int = Field(
         default=16_384,
         ge=1_024,

@@ -13,6 +13,7 @@ import structlog
 
 from chatrpc.context import prompt
 from chatrpc.context.budget import Fitted, Material, Query
+from chatrpc.context.exchange import tools_tokens
 from chatrpc.context.fitting import Fitting
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.query import PendingQuery
@@ -35,14 +36,20 @@ from chatrpc.domain import (
     RetrievalMode,
     RetrievalOutcome,
     TurnSettings,
+    text_of,
 )
-from chatrpc.errors import NotFound
-from chatrpc.models.profiles import ModelProfiles
+from chatrpc.errors import ModelRejected, NotFound, Reason
+from chatrpc.models.profiles import ModelProfile, ModelProfiles
 from chatrpc.ports import Embedder
 from chatrpc.settings import ContextSettings
 from chatrpc.tokens import estimate_tokens
 
 log = structlog.get_logger(__name__)
+
+DECLARATIONS_SHARE = 1 / 2
+"""Part of a model's budget that declared tools and a response schema may take at most."""
+EXCHANGE_SHARE = 1 / 4
+"""Part of it that is kept for a reply's own tool calls and their results, where tools are declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class ContextAssembler:
 
     def embed_query(self, parts: Sequence[Part]) -> PendingQuery:
         """Start to embed a message, at best before it is appended; give the result to `assemble`, or cancel it."""
-        return PendingQuery(self._embedder, _text(parts))
+        return PendingQuery(self._embedder, text_of(parts))
 
     async def assemble(
         self, user_id: UUID, accepted: Accepted, pending: PendingQuery | None = None
@@ -172,7 +179,7 @@ class ContextAssembler:
         except BaseException:
             pending.cancel()
             raise
-        text = _text(parts)
+        text = text_of(parts)
         request = _Request(
             user_id=user_id,
             conversation_id=conversation_id,
@@ -307,7 +314,7 @@ class ContextAssembler:
         query = request.query
         before = tuple(message for message in hot.messages if message.id != query.id)
         model = self._model_name(request.settings.model)
-        profile = self._profiles.of(model)
+        profile, exchange = _with_tools(self._profiles.of(model), request.settings)
         instruction = request.settings.system_instruction or ""
         fitted = await self._fitting.fit(profile, Material(instruction, hot.summary, before, chosen.hits, query))
         outcome = request.outcome or (RetrievalOutcome.FOUND if fitted.hits else RetrievalOutcome.NOTHING_RELEVANT)
@@ -333,19 +340,35 @@ class ContextAssembler:
             fact_count=0 if summary is None else len(summary.facts),
         )
         unfinished = tuple(message.id for message in before if not message.state.finished)
-        return AssembledContext(_prompt(fitted, query), report, profile.output_reserve, unfinished)
+        left = profile.budget - sum(fitted.tokens.values())
+        return AssembledContext(_prompt(fitted, query), report, profile.output_reserve, exchange + left, unfinished)
+
+
+def _with_tools(profile: ModelProfile, settings: TurnSettings) -> tuple[ModelProfile, int]:
+    """What a model takes beside the turn's tools, and the tokens kept for calls and results.
+
+    Raises:
+        ModelRejected: The declarations leave too little room for the conversation.
+    """
+    tools = settings.tools or ()
+    if not tools and settings.response_schema is None:
+        return profile, 0
+    declared = tools_tokens(tools, settings.response_schema)
+    if declared > profile.budget * DECLARATIONS_SHARE:
+        raise ModelRejected(
+            Reason.MODEL_REJECTED, "The model's window is too small for so many tools or such a schema; declare less."
+        )
+    exchange = int(profile.budget * EXCHANGE_SHARE) if tools else 0
+    return replace(profile, window=profile.window - declared - exchange), exchange
 
 
 def _prompt(fitted: Fitted, query: Query) -> tuple[PromptMessage, ...]:
     messages = [prompt.system_prompt(fitted.instruction)]
     if fitted.summary is not None:
         messages.append(prompt.summary_prompt(fitted.summary))
-    messages.extend(prompt.verbatim_prompt(message) for message in fitted.messages)
+    for message in fitted.messages:
+        messages.extend(prompt.verbatim_prompts(message))
     if fitted.hits:
         messages.append(prompt.retrieved_prompt(fitted.hits))
     messages.append(prompt.query_prompt(fitted.query_text, query.id))
     return tuple(messages)
-
-
-def _text(parts: Sequence[Part]) -> str:
-    return "".join(part.text for part in parts)

@@ -25,6 +25,7 @@ from uuid import UUID
 
 from chatrpc.context import prompt
 from chatrpc.context.cut import Count, cut_middle
+from chatrpc.context.exchange import MESSAGE_OVERHEAD
 from chatrpc.domain import Dropped, DropReason, Hit, Message, Section, Summary, TextPart, VerbatimRef
 from chatrpc.models.summary.facts import fit as fit_facts
 from chatrpc.tokens import estimate_tokens
@@ -162,7 +163,7 @@ def fit(budget: int, material: Material, count: Count = estimate_tokens) -> Fitt
 
 
 def _system(instruction: str, room: int, count: Count) -> tuple[str, int]:
-    overhead = prompt.MESSAGE_OVERHEAD + prompt.POLICY_TOKENS
+    overhead = MESSAGE_OVERHEAD + prompt.POLICY_TOKENS
     instruction = cut_middle(instruction, room - overhead, count)
     return instruction, overhead + count(instruction)
 

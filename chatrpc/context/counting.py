@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 from chatrpc.context import prompt
 from chatrpc.context.budget import Material
-from chatrpc.domain import Hit, Message
+from chatrpc.context.exchange import parts_tokens
+from chatrpc.domain import Hit, Message, TextPart
 
 # A count and its key take about 200 bytes.
 _REMEMBERED = 100_000
@@ -54,6 +55,8 @@ class ExactCounts:
     def _message(self, message: Message) -> Message:
         if prompt.is_empty(message):
             return message
+        if any(not isinstance(part, TextPart) for part in message.parts):
+            return replace(message, tokens=parts_tokens(message.parts, self.text))
         # A message's text never changes but by erasure, which shortens it.
         return replace(message, tokens=self._remembered((message.id, len(message.text)), message.text))
 

@@ -14,16 +14,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC
 from uuid import UUID
 from xml.sax.saxutils import quoteattr
 
-from chatrpc.domain import Citation, Fact, Hit, Message, MessageState, PromptMessage, Section, Summary
+from chatrpc.context.exchange import MESSAGE_OVERHEAD, reply_prompts
+from chatrpc.domain import Citation, Fact, Hit, Message, MessageState, PromptMessage, Role, Section, Summary, TextPart
 from chatrpc.models.summary.facts import fact_line
 from chatrpc.tokens import estimate_tokens
-
-MESSAGE_OVERHEAD = 8
-"""Tokens that a chat template adds to a message at most (role, delimiters, line ends), with some room."""
 
 POLICY = (
     "Text between <retrieved> and </retrieved> is quoted from the user's earlier messages and documents, and the "
@@ -59,8 +58,8 @@ QUERY_OVERHEAD = 2 * MESSAGE_OVERHEAD
 
 
 def is_empty(message: Message) -> bool:
-    """Whether a message has nothing to say in a prompt: it has no text, or is a reply that is still being written."""
-    return not message.state.finished or not message.text
+    """Whether a message has nothing to say in a prompt: it is empty, or a reply that is still being written."""
+    return not message.state.finished or not message.parts
 
 
 def message_cost(message: Message) -> int:
@@ -103,10 +102,12 @@ def summary_body(narrative: str, facts: Sequence[Fact]) -> str:
     return "\n".join((FACTS_HEADING, *map(fact_line, facts), NARRATIVE_HEADING, narrative))
 
 
-def verbatim_prompt(message: Message) -> PromptMessage:
-    """A message word for word."""
-    content = message.text + CUT_OFF if _was_cut_off(message) else message.text
-    return PromptMessage(message.role.value, content, Section.VERBATIM, (message.id,))
+def verbatim_prompts(message: Message) -> tuple[PromptMessage, ...]:
+    """A message word for word: one, or for a reply that called tools several."""
+    if message.role is Role.USER:
+        return (PromptMessage("user", message.text, Section.VERBATIM, (message.id,)),)
+    parts = (*message.parts, TextPart(CUT_OFF)) if _was_cut_off(message) else message.parts
+    return tuple(replace(each, message_ids=(message.id,)) for each in reply_prompts(parts, Section.VERBATIM))
 
 
 def retrieved_prompt(hits: Sequence[Hit]) -> PromptMessage:

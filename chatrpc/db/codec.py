@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,6 +24,11 @@ from chatrpc.domain import (
     Sampling,
     Summary,
     TextPart,
+    Tool,
+    ToolCallPart,
+    ToolChoice,
+    ToolMode,
+    ToolResultPart,
     TurnSettings,
     Usage,
 )
@@ -32,11 +38,31 @@ _FACTS = TypeAdapter(tuple[Fact, ...])
 
 
 def parts_to_json(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    return [{"text": part.text} for part in parts]
+    return [_part_to_json(part) for part in parts]
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart(text):
+            return {"text": text}
+        case ToolCallPart():
+            return {"tool_call": asdict(part)}
+        case ToolResultPart():
+            return {"tool_result": asdict(part)}
 
 
 def parts_from_json(value: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
-    return tuple(TextPart(part["text"]) for part in value)
+    return tuple(map(_part_from_json, value))
+
+
+def _part_from_json(value: Mapping[str, Any]) -> Part:
+    match value:
+        case {"tool_call": call}:
+            return ToolCallPart(**call)
+        case {"tool_result": result}:
+            return ToolResultPart(**result)
+        case _:
+            return TextPart(value["text"])
 
 
 def content_hash(parts: Sequence[Part]) -> bytes:
@@ -54,6 +80,9 @@ def settings_to_json(settings: TurnSettings) -> dict[str, Any]:
         "memory_scope": settings.memory_scope,
         "retrieval_mode": settings.retrieval_mode,
         "documents": settings.documents,
+        "tools": None if settings.tools is None else [asdict(tool) for tool in settings.tools],
+        "tool_choice": None if settings.tool_choice is None else asdict(settings.tool_choice),
+        "response_schema": settings.response_schema,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -61,6 +90,7 @@ def settings_to_json(settings: TurnSettings) -> dict[str, Any]:
 def settings_from_json(value: Mapping[str, Any] | None) -> TurnSettings:
     value = value or {}
     scope, mode = value.get("memory_scope"), value.get("retrieval_mode")
+    tools, choice = value.get("tools"), value.get("tool_choice")
     return TurnSettings(
         system_instruction=value.get("system_instruction"),
         model=value.get("model"),
@@ -72,6 +102,9 @@ def settings_from_json(value: Mapping[str, Any] | None) -> TurnSettings:
         memory_scope=None if scope is None else MemoryScope(scope),
         retrieval_mode=None if mode is None else RetrievalMode(mode),
         documents=value.get("documents"),
+        tools=None if tools is None else tuple(Tool(**tool) for tool in tools),
+        tool_choice=None if choice is None else ToolChoice(ToolMode(choice["mode"]), choice["tool"]),
+        response_schema=value.get("response_schema"),
     )
 
 

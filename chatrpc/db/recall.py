@@ -26,6 +26,7 @@ from chatrpc.domain import (
     Path,
     Role,
     Summary,
+    text_of,
 )
 from chatrpc.errors import NotFound, Reason
 from chatrpc.ports import Vector
@@ -244,7 +245,7 @@ def _message_of(row: dict[str, Any], conversation_id: UUID) -> Message:
 
 
 def _candidate_of(row: dict[str, Any]) -> Candidate:
-    text = "".join(part.text for part in parts_from_json(row["parts"]))
+    text = text_of(parts_from_json(row["parts"]))
     return Candidate(
         message_id=row["message_id"],
         conversation_id=row["conversation_id"],

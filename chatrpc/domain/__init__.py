@@ -31,16 +31,30 @@ from chatrpc.domain.conversation import (
     Reach,
     RetrievalMode,
     Sampling,
+    Tool,
+    ToolChoice,
+    ToolMode,
     TurnSettings,
 )
 from chatrpc.domain.document import Chunk, Collection, Document, DocumentState, NewDocument
-from chatrpc.domain.message import FinishReason, Message, MessageState, Part, Role, TextPart, Usage
+from chatrpc.domain.message import (
+    FinishReason,
+    Message,
+    MessageState,
+    Part,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+    text_of,
+)
 from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage
 
 __all__ = [
     "Accepted",
-    "BusyPolicy",
     "AssembledContext",
+    "BusyPolicy",
     "Caller",
     "Chunk",
     "Citation",
@@ -74,7 +88,13 @@ __all__ = [
     "Section",
     "Summary",
     "TextPart",
+    "Tool",
+    "ToolCallPart",
+    "ToolChoice",
+    "ToolMode",
+    "ToolResultPart",
     "TurnSettings",
     "Usage",
     "VerbatimRef",
+    "text_of",
 ]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from chatrpc.domain.conversation import Path, TurnSettings
-from chatrpc.domain.message import Message, Role
+from chatrpc.domain.message import Message, Role, ToolCallPart
 
 
 class FactKind(StrEnum):
@@ -232,14 +232,18 @@ class PromptMessage:
     """One message of the prompt as the model gets it.
 
     Attributes:
-        role: `system`, `user` or `assistant`.
+        role: `system`, `user`, `assistant` or `tool`.
         message_ids: The stored messages whose words stand in it.
+        tool_calls: Of an assistant's message.
+        tool_call_id: Of a tool's message, which follows the assistant's that has the call.
     """
 
     role: str
     content: str
     section: Section
     message_ids: tuple[UUID, ...] = ()
+    tool_calls: tuple[ToolCallPart, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +252,12 @@ class AssembledContext:
 
     Attributes:
         output_reserve: Tokens of the model's window kept for the reply.
+        exchange_room: Tokens that the reply's own tool calls and their results may cost behind the prompt.
         unfinished: Replies of the path that are still being written, and so are missing, oldest first.
     """
 
     prompt: tuple[PromptMessage, ...]
     report: ContextReport
     output_reserve: int
+    exchange_room: int = 0
     unfinished: tuple[UUID, ...] = ()

@@ -20,6 +20,31 @@ class Sampling:
     max_output_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Something that the model may ask the client to do; `parameters` is JSON Schema as text, empty for none."""
+
+    name: str
+    description: str
+    parameters: str = ""
+
+
+class ToolMode(StrEnum):
+    """Whether the model calls tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model calls tools; REQUIRED binds the first round of a reply, to one tool if it is named."""
+
+    mode: ToolMode
+    tool: str | None = None
+
+
 class ConversationMemory(StrEnum):
     """What becomes of what is said in a conversation: PRIVATE is found from nowhere else, TEMPORARY from nowhere."""
 
@@ -48,6 +73,7 @@ class TurnSettings:
 
     Attributes:
         documents: Whether retrieval looks into documents; None everywhere leaves it to the memory scope.
+        response_schema: JSON Schema of the reply's text, as text.
     """
 
     system_instruction: str | None = None
@@ -56,6 +82,9 @@ class TurnSettings:
     memory_scope: MemoryScope | None = None
     retrieval_mode: RetrievalMode | None = None
     documents: bool | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    response_schema: str | None = None
 
     def over(self, outer: TurnSettings) -> TurnSettings:
         """These settings, with the outer ones where these say nothing."""
@@ -74,6 +103,9 @@ class TurnSettings:
             memory_scope=pick(self.memory_scope, outer.memory_scope),
             retrieval_mode=pick(self.retrieval_mode, outer.retrieval_mode),
             documents=pick(self.documents, outer.documents),
+            tools=pick(self.tools, outer.tools),
+            tool_choice=pick(self.tool_choice, outer.tool_choice),
+            response_schema=pick(self.response_schema, outer.response_schema),
         )
 
 

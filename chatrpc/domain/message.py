@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -47,8 +48,38 @@ class TextPart:
     text: str
 
 
-# A union, so that images, tools and citations become further members.
-Part = TextPart
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A call that the model makes of a tool.
+
+    Attributes:
+        id: Nine letters and digits, which every provider takes, unique in the reply.
+        arguments: JSON text as the model wrote it.
+        problem: Why the arguments were refused; empty in a call that waits for its result.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    """What came of a call; `failed` where the tool did, or the call was refused."""
+
+    call_id: str
+    content: str
+    failed: bool = False
+
+
+# A union, so that images become further members.
+Part = TextPart | ToolCallPart | ToolResultPart
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The text of a message, without its tool calls and their results."""
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +91,14 @@ class Usage:
     completion_tokens: int = 0
     estimated: bool = False
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.estimated or other.estimated,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -68,7 +107,8 @@ class Message:
     Attributes:
         sequence: Order of acceptance within the conversation, over all branches, from 1, gapless.
         branch, depth: Place in the tree.
-        tokens: Upper estimate of what the text costs in a prompt.
+        parts: Of a reply: in the order in which they came; all calls of a round before the first of their results.
+        tokens: Upper estimate of what the parts cost in a prompt.
         attempt: Of a reply: number of the generation that this row accepts events of, from 1.
         delta_ends: Of a finished reply: text length in code points after each delta event, so that the events
             can be told again from any sequence; see `chatrpc.turns`.
@@ -98,4 +138,4 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts)
+        return text_of(self.parts)

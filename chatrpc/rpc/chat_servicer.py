@@ -15,6 +15,7 @@ from chatrpc.rpc.call import current_call, current_caller
 from chatrpc.rpc.chat_stream import ChatStream
 from chatrpc.rpc.convert import outgoing_from_proto
 from chatrpc.rpc.convert_event import accepted_to_proto, write_event
+from chatrpc.rpc.convert_tools import results_from_proto
 from chatrpc.rpc.lifecycle import with_lifecycle
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.turns.events import ReplyEvent
@@ -64,6 +65,13 @@ class ChatServicer(ChatServiceServicer):
     async def CancelReply(self, request: pb.CancelReplyRequest, context: _Context) -> pb.CancelReplyResponse:
         stopped = await self._turns.cancel(current_caller(), UUID(request.reply_id))
         return pb.CancelReplyResponse(reply_id=request.reply_id, stopped=stopped)
+
+    async def SubmitToolResults(
+        self, request: pb.SubmitToolResultsRequest, context: _Context
+    ) -> pb.SubmitToolResultsResponse:
+        results = results_from_proto(request.results)
+        await self._turns.submit_tool_results(current_caller(), UUID(request.reply_id), results)
+        return pb.SubmitToolResultsResponse(reply_id=request.reply_id)
 
     def _followed(self, events: ReplyReader, kind: type[_Response]) -> AsyncGenerator[_Response, None]:
         def convert(event: ReplyEvent) -> _Response:

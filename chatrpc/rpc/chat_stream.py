@@ -14,12 +14,20 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from chatapi.v1.chat_service_pb2 import CancelReplyResponse, ChatRequest, ChatResponse, Pong, TurnRejected
+from chatapi.v1.chat_service_pb2 import (
+    CancelReplyResponse,
+    ChatRequest,
+    ChatResponse,
+    Pong,
+    SubmitToolResultsResponse,
+    TurnRejected,
+)
 
 from chatrpc.errors import Reason, ResourceExhausted
 from chatrpc.rpc.call import Call
 from chatrpc.rpc.convert import outgoing_from_proto
 from chatrpc.rpc.convert_event import accepted_to_proto, write_event
+from chatrpc.rpc.convert_tools import results_from_proto
 from chatrpc.rpc.failure import told
 from chatrpc.rpc.lifecycle import stop
 from chatrpc.rpc.outbox import Outbox, StreamPolicy
@@ -104,6 +112,8 @@ class ChatStream:
                     self._begin(self._resume(request))
                 case "cancel":
                     await self._cancel(request.cancel.reply_id)
+                case "tool_results":
+                    self._begin(self._submit(request))
                 case "ping":
                     await self._outbox.put(ChatResponse(pong=Pong(request_id=request.request_id)))
         except Exception as error:
@@ -167,6 +177,15 @@ class ChatStream:
     async def _cancel(self, reply_id: str) -> None:
         stopped = await self._turns.cancel(self._caller, UUID(reply_id))
         await self._outbox.put(ChatResponse(cancelled=CancelReplyResponse(reply_id=reply_id, stopped=stopped)))
+
+    async def _submit(self, request: ChatRequest) -> None:
+        submitted = request.tool_results
+        try:
+            results = results_from_proto(submitted.results)
+            await self._turns.submit_tool_results(self._caller, UUID(submitted.reply_id), results)
+            await self._outbox.put(ChatResponse(submitted=SubmitToolResultsResponse(reply_id=submitted.reply_id)))
+        except Exception as error:
+            await self._reject(request.request_id, error)
 
     async def _reject(self, request_id: str, error: Exception) -> None:
         await self._outbox.put(self._rejection(request_id, error))

@@ -12,7 +12,17 @@ from chatrpc.domain import Conversation, TurnSettings
 from chatrpc.errors import Conflict, InvalidInput
 from chatrpc.rpc.convert import memory_from_proto, settings_from_proto
 
-_SETTINGS = ("system_instruction", "model", "sampling", "memory_scope", "retrieval_mode", "documents")
+_SETTINGS = (
+    "system_instruction",
+    "model",
+    "sampling",
+    "memory_scope",
+    "retrieval_mode",
+    "documents",
+    "tools",
+    "tool_choice",
+    "response_schema",
+)
 _SAMPLING = ("temperature", "top_p", "max_output_tokens")
 PATHS = (
     "title",

@@ -28,8 +28,20 @@ from chatrpc.domain import (
     Role,
     Sampling,
     TextPart,
+    ToolCallPart,
+    ToolResultPart,
     TurnSettings,
     Usage,
+)
+from chatrpc.errors import InvalidInput
+from chatrpc.rpc.convert_tools import (
+    call_to_proto,
+    checked_schema,
+    choice_from_proto,
+    choice_to_proto,
+    result_to_proto,
+    tools_from_proto,
+    tools_to_proto,
 )
 
 # Domain and contract name their values alike, which a missing name breaks at import.
@@ -77,11 +89,28 @@ def optional_id(value: UUID | None) -> str:
 
 
 def parts_to_proto(parts: Iterable[Part]) -> list[message_pb2.Part]:
-    return [message_pb2.Part(text=message_pb2.TextPart(text=part.text)) for part in parts]
+    return [_part_to_proto(part) for part in parts]
+
+
+def _part_to_proto(part: Part) -> message_pb2.Part:
+    match part:
+        case TextPart(text):
+            return message_pb2.Part(text=message_pb2.TextPart(text=text))
+        case ToolCallPart():
+            return message_pb2.Part(tool_call=call_to_proto(part))
+        case ToolResultPart():
+            return message_pb2.Part(tool_result=result_to_proto(part))
 
 
 def parts_from_proto(parts: Iterable[message_pb2.Part]) -> tuple[Part, ...]:
-    return tuple(TextPart(part.text.text) for part in parts)
+    """What a caller says. Raises InvalidInput where it is not text."""
+    said = tuple(parts)
+    for index, part in enumerate(said):
+        if not part.HasField("text"):
+            raise InvalidInput(
+                f"parts[{index}]", f"parts[{index}] is no text; tool results are given by SubmitToolResults."
+            )
+    return tuple(TextPart(part.text.text) for part in said)
 
 
 def settings_to_proto(settings: TurnSettings) -> message_pb2.TurnSettings:
@@ -98,10 +127,14 @@ def settings_to_proto(settings: TurnSettings) -> message_pb2.TurnSettings:
         memory_scope=_SCOPES[settings.memory_scope],
         retrieval_mode=_MODES[settings.retrieval_mode],
         documents=settings.documents,
+        tools=tools_to_proto(settings.tools or ()),
+        tool_choice=None if settings.tool_choice is None else choice_to_proto(settings.tool_choice),
+        response_schema=settings.response_schema or "",
     )
 
 
 def settings_from_proto(settings: message_pb2.TurnSettings) -> TurnSettings:
+    """Raises InvalidInput where a JSON Schema in them cannot be taken."""
     sampling = settings.sampling
     return TurnSettings(
         system_instruction=settings.system_instruction or None,
@@ -114,6 +147,9 @@ def settings_from_proto(settings: message_pb2.TurnSettings) -> TurnSettings:
         memory_scope=_SCOPE_OF[settings.memory_scope],
         retrieval_mode=_MODE_OF[settings.retrieval_mode],
         documents=settings.documents if settings.HasField("documents") else None,
+        tools=tools_from_proto(settings.tools) or None,
+        tool_choice=choice_from_proto(settings),
+        response_schema=checked_schema(settings.response_schema, "settings.response_schema") or None,
     )
 
 

@@ -7,8 +7,18 @@ from chatapi.v1 import chat_service_pb2
 from chatrpc.domain import Accepted
 from chatrpc.rpc.convert import message_to_proto
 from chatrpc.rpc.convert_report import citation_to_proto, report_to_proto
+from chatrpc.rpc.convert_tools import call_to_proto, result_to_proto
 from chatrpc.rpc.status import status_of
-from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from chatrpc.turns.events import (
+    Completed,
+    ContextBuilt,
+    Delta,
+    Failed,
+    ReplyEvent,
+    Restarted,
+    ToolCall,
+    ToolResult,
+)
 
 
 def accepted_to_proto(accepted: Accepted, request_id: str = "") -> chat_service_pb2.MessageAccepted:
@@ -30,6 +40,10 @@ def write_event(event: ReplyEvent, said: chat_service_pb2.ReplyEvent) -> None:
     match event.event:
         case Delta(text):
             said.delta.text = text
+        case ToolCall(part):
+            said.tool_call.CopyFrom(call_to_proto(part))
+        case ToolResult(result):
+            said.tool_result.CopyFrom(result_to_proto(result))
         case ContextBuilt(report):
             said.context_report.CopyFrom(report_to_proto(report))
         case Completed(message, citations):

@@ -19,6 +19,7 @@ from chatrpc.domain import (
     Section,
 )
 from chatrpc.rpc.convert import ROLES, optional_id, timestamp
+from chatrpc.rpc.convert_tools import call_to_proto
 
 _OUTCOMES = {
     outcome: context_report_pb2.RetrievalOutcome.Value(f"RETRIEVAL_OUTCOME_{outcome.name}")
@@ -72,6 +73,8 @@ def prompt_to_proto(prompt: Iterable[PromptMessage]) -> list[conversation_servic
             content=message.content,
             section=_SECTIONS[message.section],
             message_ids=[str(message_id) for message_id in message.message_ids],
+            tool_calls=map(call_to_proto, message.tool_calls),
+            tool_call_id=message.tool_call_id or "",
         )
         for message in prompt
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from chatrpc.domain import Citation, ContextReport, Message
+from chatrpc.domain import Citation, ContextReport, Message, ToolCallPart, ToolResultPart
 from chatrpc.errors import ChatError
 
 
@@ -24,6 +24,20 @@ class Delta:
     """Further text."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model calls a tool; all calls of a round come before the first of their results."""
+
+    part: ToolCallPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A call is answered, by a client or by the server."""
+
+    part: ToolResultPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,9 @@ class Restarted:
     """A new attempt begins; what was shown of the reply is void. Always the first event of an attempt above 1."""
 
 
+Event = ContextBuilt | Delta | ToolCall | ToolResult | Completed | Failed | Restarted
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyEvent:
     """One event of a reply."""
@@ -58,7 +75,7 @@ class ReplyEvent:
     reply_id: UUID
     attempt: int
     sequence: int
-    event: ContextBuilt | Delta | Completed | Failed | Restarted
+    event: Event
 
     @property
     def last(self) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
 from chatrpc.context.assembler import ContextAssembler
+from chatrpc.context.exchange import parts_tokens
 from chatrpc.context.query import PendingQuery
 from chatrpc.db.transcript import UNLIMITED, Checkpoint, FinishedReply, Transcript, TurnLimits
 from chatrpc.domain import (
@@ -21,21 +21,24 @@ from chatrpc.domain import (
     FinishReason,
     Message,
     MessageState,
-    TextPart,
+    Part,
+    ToolCallPart,
+    ToolResultPart,
     Usage,
 )
 from chatrpc.errors import ChatError, Reason, Unavailable
-from chatrpc.ports import ChatModel, ModelRequest, TextDelta
+from chatrpc.ports import ChatModel
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.coalescer import Coalescer
-from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, Restarted
+from chatrpc.turns.content import ReplyContent
+from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, Restarted, ToolCall, ToolResult
 from chatrpc.turns.replay import failure
 from chatrpc.turns.reply_log import ReplyLog, held_elsewhere
+from chatrpc.turns.rounds import RoundLimits, Rounds, response_problem
+from chatrpc.turns.tool_results import ToolResults
 
 log = structlog.get_logger(__name__)
 
-# More characters than a token has on average: a provider that goes on beyond that ignores its limit.
-LONGEST_TOKEN = 16
 # How long a finished reply waits for a database that is away, before its turn is left to be attempted again.
 FINISH_PATIENCE = 60.0
 
@@ -47,7 +50,7 @@ class TurnParts:
     Attributes:
         coalesce_window: Seconds, where the turn names none.
         on_finished: Told that there is new work for the memory.
-        max_seconds: Time that a model has for a reply.
+        round_limits: How long the model and the tools that it calls may take.
     """
 
     transcript: Transcript
@@ -56,7 +59,7 @@ class TurnParts:
     coalesce_window: float
     on_finished: Callable[[], None]
     limits: TurnLimits = UNLIMITED
-    max_seconds: float = 900.0
+    round_limits: RoundLimits = field(default_factory=RoundLimits)
 
 
 class SupersededError(Exception):
@@ -94,17 +97,16 @@ class Generation:
         self._finished = finished
         self._held = held
         self._report: ContextReport | None = None
-        self._pieces: list[str] = []
-        self._delta_ends: list[int] = []
-        self._usage: Usage | None = None
-        self._model_name: str | None = None
+        self._content = ReplyContent()
+        self._results = ToolResults()
+        self._rounds: Rounds | None = None
         self._finish_reason = FinishReason.STOP
         window = parts.coalesce_window if coalesce_window is None else coalesce_window
         self._coalescer = Coalescer(window, self._tell)
         self._producer: asyncio.Task[None] | None = None
         self._cancelled = False
         self._superseded = False
-        self._saved_deltas = 0
+        self._saved_events = 0
 
     @property
     def left_behind(self) -> bool:
@@ -119,10 +121,15 @@ class Generation:
 
     def unsaved(self) -> Checkpoint | None:
         """What is to be stored since the last call; None where there is nothing new."""
-        if len(self._delta_ends) == self._saved_deltas:
+        content = self._content
+        if content.events == self._saved_events:
             return None
-        self._saved_deltas = len(self._delta_ends)
-        return Checkpoint(self.user_id, self.log.reply_id, self._attempt, self._text_parts(), tuple(self._delta_ends))
+        self._saved_events = content.events
+        return Checkpoint(self.user_id, self.log.reply_id, self._attempt, content.parts, tuple(content.delta_ends))
+
+    def submit(self, results: Sequence[ToolResultPart]) -> None:
+        """Take results of tool calls. Raises FailedPrecondition where one is not waited for."""
+        self._results.submit(results)
 
     def supersede(self) -> None:
         """Stop the model and write nothing: the attempt is not the current one any more."""
@@ -138,6 +145,7 @@ class Generation:
             try:
                 state, error = await self._supervised()
             finally:
+                self._results.close()
                 if self._pending is not None:
                     self._pending.cancel()
             self._coalescer.flush()
@@ -183,34 +191,28 @@ class Generation:
     async def _produce(self) -> None:
         context = await self._context()
         self._report = context.report
-        self._model_name = context.report.model
         self.log.append(ContextBuilt(context.report))
         settings = self._accepted.turn_settings.over(self._accepted.settings)
-        wanted = settings.sampling.max_output_tokens or context.output_reserve
-        request = ModelRequest(
-            prompt=context.prompt,
-            model=settings.model,
-            sampling=settings.sampling,
-            max_output_tokens=min(wanted, context.output_reserve),
+        self._rounds = Rounds(
+            self._parts.model,
+            self._parts.round_limits,
+            settings,
+            context,
+            self._content,
+            self._results,
+            self._coalescer.push,
+            self._add,
         )
-        characters = 0
         try:
-            async with asyncio.timeout(self._parts.max_seconds), aclosing(self._parts.model.stream(request)) as events:
-                async for event in events:
-                    if isinstance(event, TextDelta):
-                        self._coalescer.push(event.text)
-                        characters += len(event.text)
-                        if characters > request.max_output_tokens * LONGEST_TOKEN:
-                            self._finish_reason = FinishReason.LENGTH
-                            break
-                    else:
-                        self._finish_reason = event.reason
-                        self._usage = event.usage
-                        self._model_name = event.model
-        except TimeoutError:
-            if not characters:
-                raise failure(Reason.TURN_TIMED_OUT) from None
-            self._finish_reason = FinishReason.LENGTH
+            await self._rounds.run()
+        finally:
+            self._finish_reason = self._rounds.finish_reason
+        if settings.response_schema is not None:
+            self._coalescer.flush()
+            problem = response_problem(settings.response_schema, self._content.last_text)
+            if problem is not None:
+                log.warning("response_schema_violated", reply_id=str(self.log.reply_id), problem=problem)
+                raise failure(Reason.RESPONSE_SCHEMA_VIOLATED)
 
     async def _context(self) -> AssembledContext:
         """The context, once every reply before this one is finished, so that none is missing from it."""
@@ -228,18 +230,25 @@ class Generation:
         return context
 
     def _tell(self, text: str) -> None:
+        if self._may_tell():
+            self._content.push(text)
+            self.log.append(Delta(text))
+
+    def _add(self, part: Part) -> None:
+        self._coalescer.flush()
+        if self._may_tell():
+            self._content.add(part)
+            match part:
+                case ToolCallPart():
+                    self.log.append(ToolCall(part))
+                case ToolResultPart():
+                    self.log.append(ToolResult(part))
+
+    def _may_tell(self) -> bool:
         if not self._held():
             # A process that was stopped for a while tells nothing more, before it has learnt what happened meanwhile.
             self.supersede()
-            return
-        self._pieces.append(text)
-        before = self._delta_ends[-1] if self._delta_ends else 0
-        self._delta_ends.append(before + len(text))
-        self.log.append(Delta(text))
-
-    def _text_parts(self) -> tuple[TextPart, ...]:
-        text = "".join(self._pieces)
-        return (TextPart(text),) if text else ()
+        return not self._superseded
 
     async def _finish_somehow(self, state: MessageState, reason: Reason | None) -> None:
         """Finish; without a text where that cannot be stored, since a pending reply stops its conversation."""
@@ -249,27 +258,25 @@ class Generation:
             raise
         except Exception:
             log.exception("reply_not_storable", reply_id=str(self.log.reply_id))
-            self._pieces.clear()
-            self._delta_ends.clear()
+            self._content.clear()
             self._report = None
             self._finish_reason = FinishReason.FAILED
             await self._finish(MessageState.FAILED, Reason.INTERNAL)
 
     async def _finish(self, state: MessageState, reason: Reason | None) -> None:
-        parts = self._text_parts()
-        tokens = estimate_tokens(parts[0].text) if parts else 0
+        parts = self._content.parts
         finished = FinishedReply(
             conversation_id=self.conversation_id,
             reply=self._accepted.reply,
             attempt=self._attempt,
             state=state,
             parts=parts,
-            tokens=tokens,
-            model=self._model_name,
+            tokens=parts_tokens(parts),
+            model=self._model_name(),
             finish_reason=self._finish_reason,
             error_reason=reason,
-            usage=self._usage or self._estimated_usage(tokens),
-            delta_ends=tuple(self._delta_ends),
+            usage=self._usage(),
+            delta_ends=tuple(self._content.delta_ends),
             report=self._report,
         )
         written = await self._written(finished)
@@ -295,7 +302,17 @@ class Generation:
                     raise
             await asyncio.sleep(pause)
 
-    def _estimated_usage(self, completion_tokens: int) -> Usage:
-        """What the provider did not get to tell."""
+    def _model_name(self) -> str | None:
+        answered = None if self._rounds is None else self._rounds.model
+        return answered or (None if self._report is None else self._report.model)
+
+    def _usage(self) -> Usage:
+        """What the provider told, and an estimate of what it did not get to tell."""
+        rounds = self._rounds
+        if rounds is not None and rounds.usage is not None and not rounds.asking:
+            return rounds.usage
         prompt_tokens = sum(self._report.section_tokens.values()) if self._report is not None else 0
-        return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
+        told = Usage() if rounds is None or rounds.usage is None else rounds.usage
+        exchange = 0 if rounds is None else rounds.exchange_tokens
+        written = estimate_tokens(self._content.last_text)
+        return told + Usage(prompt_tokens + max(exchange - written, 0), completion_tokens=written, estimated=True)

@@ -12,7 +12,7 @@ from typing import Self
 from uuid import UUID
 
 from chatrpc.errors import ChatError, OutOfRange, Reason, Unavailable
-from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from chatrpc.turns.events import Event, ReplyEvent
 
 
 class ReplyLog:
@@ -51,7 +51,7 @@ class ReplyLog:
         """Whether anybody waits for the next event."""
         return bool(self._listeners)
 
-    def append(self, event: ContextBuilt | Delta | Completed | Failed | Restarted) -> None:
+    def append(self, event: Event) -> None:
         self.events.append(ReplyEvent(self.reply_id, self.attempt, len(self.events) + 1, event))
         self._wake()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from chatrpc.domain import ToolResultPart
 from chatrpc.turns.reply_log import ReplyLog
+
+OnResults = Callable[[UUID, UUID, Sequence[ToolResultPart]], None]
 
 
 class ReplyLogs(Protocol):
@@ -14,10 +17,12 @@ class ReplyLogs(Protocol):
 
     Attributes:
         on_cancel: Called with user and reply when somebody, in whichever process, wants a reply of this one stopped.
+        on_results: Called with user, reply and results of tool calls that another process passes on.
         on_stale: Called with a log of this process whose attempt is found not to be the current one any more.
     """
 
     on_cancel: Callable[[UUID, UUID], None]
+    on_results: OnResults
     on_stale: Callable[[ReplyLog], None]
 
     def join(self, process_id: UUID) -> None:
@@ -47,6 +52,10 @@ class ReplyLogs(Protocol):
         """Have a reply stopped by the process that writes it; whether that process has been reached."""
         ...
 
+    async def submit(self, owner: UUID, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> bool:
+        """Pass results of tool calls to the process that writes a reply; whether that process has been reached."""
+        ...
+
     async def forget(self, reply_id: UUID) -> None:
         """Leave nothing of what was told of a reply that is over. Where it cannot be reached, it expires by itself."""
         ...
@@ -57,6 +66,7 @@ class LocalReplyLogs:
 
     def __init__(self) -> None:
         self.on_cancel: Callable[[UUID, UUID], None] = lambda user_id, reply_id: None
+        self.on_results: OnResults = lambda user_id, reply_id, results: None
         self.on_stale: Callable[[ReplyLog], None] = lambda log: None
         self._process_id: UUID | None = None
         self._logs: dict[UUID, ReplyLog] = {}
@@ -83,6 +93,12 @@ class LocalReplyLogs:
         if owner != self._process_id:
             return False
         self.on_cancel(user_id, reply_id)
+        return True
+
+    async def submit(self, owner: UUID, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> bool:
+        if owner != self._process_id:
+            return False
+        self.on_results(user_id, reply_id, results)
         return True
 
     async def forget(self, reply_id: UUID) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -12,18 +12,32 @@ from uuid import UUID
 
 import structlog
 
+from chatrpc.context.exchange import parts_tokens
 from chatrpc.context.query import PendingQuery
 from chatrpc.db.transcript import Claim, FinishedReply
-from chatrpc.domain import Accepted, BusyPolicy, Caller, FinishReason, Message, MessageState, OutgoingMessage, Usage
+from chatrpc.domain import (
+    Accepted,
+    BusyPolicy,
+    Caller,
+    FinishReason,
+    Message,
+    MessageState,
+    OutgoingMessage,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
 from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
+from chatrpc.turns.events import ToolCall, ToolResult
 from chatrpc.turns.generation import Generation, TurnParts
 from chatrpc.turns.lease import ProcessLease
 from chatrpc.turns.replay import replay
 from chatrpc.turns.reply_log import ReplyLog, ReplyReader, held_elsewhere
 from chatrpc.turns.reply_logs import ReplyLogs
 from chatrpc.turns.stored import StoredReplies
+from chatrpc.turns.tool_results import new_results, not_pending, results_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +72,7 @@ class Turns:
         lease.on_lapse = self.abandon
         lease.on_acquire = logs.join
         logs.on_cancel = self._cancel_here
+        logs.on_results = self._submitted_here
         logs.on_stale = self._supersede
         logs.join(lease.process_id)
 
@@ -89,7 +104,7 @@ class Turns:
         self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
     ) -> tuple[Accepted, ReplyReader]:
         user_id = caller.user_id
-        tokens = sum(estimate_tokens(part.text) for part in message.parts)
+        tokens = parts_tokens(message.parts)
         # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
         # reply that is committed but not yet running.
         async with self._locks.held((user_id, message.conversation_id)):
@@ -200,9 +215,59 @@ class Turns:
             await self._end_left_behind(user_id, reply, attempt, FinishReason.CANCELLED)
         return True
 
+    async def submit_tool_results(self, caller: Caller, reply_id: UUID, results: Sequence[ToolResultPart]) -> None:
+        """Give a running reply the results of tool calls, in whichever process it is generated; all or none.
+
+        Raises:
+            NotFound: No such reply of this user.
+            FailedPrecondition: The reply does not wait for one of them.
+            Unavailable: Another process is at work on it, and cannot be reached.
+        """
+        running = self._running.get((caller.user_id, reply_id))
+        if running is not None:
+            running.submit(results)
+            return
+        reply = (await self._parts.transcript.turn(caller.user_id, reply_id)).reply
+        if reply.state.finished:
+            # Whoever did not hear that a result was taken sends it again.
+            new_results(results, results_of(reply.parts), ())
+        else:
+            await self._submit_elsewhere(caller.user_id, reply, results)
+
+    async def _submit_elsewhere(self, user_id: UUID, reply: Message, results: Sequence[ToolResultPart]) -> None:
+        """Have them taken by the process that generates the reply; what it takes, it tells in the log."""
+        found = await self._logs.find(user_id, reply.id, reply.attempt)
+        owner = await self._parts.transcript.owner(user_id, reply.id)
+        if found is None or owner is None:
+            raise held_elsewhere()
+        told = [event.event.part for event in found.events if isinstance(event.event, ToolCall | ToolResult)]
+        taken = results_of(told)
+        calls = {part.id for part in told if isinstance(part, ToolCallPart)} - taken.keys()
+        missing = {result.call_id: result for result in new_results(results, taken, calls)}
+        reader = found.read(len(found.events))
+        if missing and not await self._logs.submit(owner, user_id, reply.id, tuple(missing.values())):
+            raise held_elsewhere()
+        try:
+            async with asyncio.timeout(STOP_PATIENCE):
+                while missing:
+                    event = (await anext(reader)).event
+                    if isinstance(event, ToolResult) and missing.pop(event.part.call_id, event.part) != event.part:
+                        raise not_pending(event.part.call_id)
+        except (TimeoutError, StopAsyncIteration):
+            raise held_elsewhere() from None
+        finally:
+            reader.close()
+
+    def _submitted_here(self, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> None:
+        """Results that another process passes on. It learns from the log which ones were taken."""
+        running = self._running.get((user_id, reply_id))
+        if running is not None:
+            with suppress(ChatError):
+                running.submit(results)
+
     async def _end_left_behind(self, user_id: UUID, reply: Message, attempt: int, reason: FinishReason) -> None:
         """End a reply that nobody generates with the text that it has. The conversation's lock is held."""
-        tokens = estimate_tokens(reply.text) if reply.text else 0
+        tokens = parts_tokens(reply.parts)
         finished = FinishedReply(
             conversation_id=reply.conversation_id,
             reply=reply,
@@ -213,7 +278,7 @@ class Turns:
             model=None,
             finish_reason=reason,
             error_reason=None,
-            usage=Usage(completion_tokens=tokens, estimated=True),
+            usage=Usage(completion_tokens=estimate_tokens(reply.text), estimated=True),
             delta_ends=reply.delta_ends,
             report=None,
         )
@@ -293,7 +358,7 @@ class Turns:
                 reply = accepted.reply
                 if key in self._running or reply.state.finished or reply.attempt != claim.attempt:
                     return
-                if claim.attempt > MAX_ATTEMPTS or (interrupt and reply.text):
+                if claim.attempt > MAX_ATTEMPTS or (interrupt and reply.parts):
                     await self._end_left_behind(claim.user_id, reply, claim.attempt, FinishReason.INTERRUPTED)
                 else:
                     self._start(claim.user_id, accepted, claim.attempt, None, None)

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 
-from chatrpc.domain import MessageState
+from chatrpc.db.codec import parts_from_json, parts_to_json
+from chatrpc.domain import MessageState, ToolResultPart
 from chatrpc.errors import ChatError
 from chatrpc.streams.streams import PAUSE, Batch, Entry, Streams, StreamsAway, Verdict, end
 from chatrpc.turns.event_codec import decode, encode
 from chatrpc.turns.events import Completed
 from chatrpc.turns.reply_log import ReplyLog, held_elsewhere
+from chatrpc.turns.reply_logs import OnResults
 from chatrpc.turns.stored import StoredReplies
+from chatrpc.turns.tool_results import results_of
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +87,7 @@ class SharedReplyLogs:
 
     def __init__(self, streams: Streams, stored: StoredReplies) -> None:
         self.on_cancel: Callable[[UUID, UUID], None] = lambda user_id, reply_id: None
+        self.on_results: OnResults = lambda user_id, reply_id, results: None
         self.on_stale: Callable[[ReplyLog], None] = lambda log: None
         self._streams = streams
         self._stored = stored
@@ -138,9 +142,14 @@ class SharedReplyLogs:
         return mirror.log if await asyncio.shield(mirror.loading) else None
 
     async def cancel(self, owner: UUID, user_id: UUID, reply_id: UUID) -> bool:
-        said = json.dumps([str(user_id), str(reply_id)]).encode()
+        return await self._say(owner, [str(user_id), str(reply_id)])
+
+    async def submit(self, owner: UUID, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> bool:
+        return await self._say(owner, [str(user_id), str(reply_id), parts_to_json(results)])
+
+    async def _say(self, owner: UUID, words: list[Any]) -> bool:
         try:
-            return await self._streams.say(_process_key(owner), said)
+            return await self._streams.say(_process_key(owner), json.dumps(words).encode())
         except StreamsAway:
             return False
 
@@ -247,8 +256,12 @@ class SharedReplyLogs:
 
     def _hear(self, channel: str, data: bytes) -> None:
         if channel == self._process:
-            user_id, reply_id = json.loads(data)
-            self.on_cancel(UUID(user_id), UUID(reply_id))
+            user_id, reply_id, *results = json.loads(data)
+            if results:
+                taken = results_of(parts_from_json(results[0]))
+                self.on_results(UUID(user_id), UUID(reply_id), tuple(taken.values()))
+            else:
+                self.on_cancel(UUID(user_id), UUID(reply_id))
         else:
             self._announced[UUID(channel.rpartition(":")[2])] = None
             self._something_announced.set()

@@ -7,6 +7,7 @@ from chatrpc.context import budget, prompt
 from chatrpc.context.assembler import _prompt
 from chatrpc.context.budget import Material, Query, fit
 from chatrpc.context.cut import MARK_TOKENS
+from chatrpc.context.exchange import MESSAGE_OVERHEAD
 from chatrpc.domain import DropReason, MessageState, Section
 from chatrpc.tokens import estimate_tokens
 from tests.context.conversation import hit, message, summary
@@ -133,8 +134,8 @@ def test_nothing_is_dropped_or_cut_while_it_fits(context):
 
 @given(BUDGETS, contexts())
 def test_what_fits_as_a_whole_is_whole_however_the_sections_share_it(total, context):
-    need = context.tokens + prompt.MESSAGE_OVERHEAD + prompt.POLICY_TOKENS + estimate_tokens(context.instruction)
-    head = prompt.MESSAGE_OVERHEAD + prompt.POLICY_TOKENS + estimate_tokens(context.instruction)
+    need = context.tokens + MESSAGE_OVERHEAD + prompt.POLICY_TOKENS + estimate_tokens(context.instruction)
+    head = MESSAGE_OVERHEAD + prompt.POLICY_TOKENS + estimate_tokens(context.instruction)
     assume(need <= total and head <= total * budget.SYSTEM_SHARE)
     if context.summary is not None:
         assume(context.summary.tokens + prompt.SUMMARY_OVERHEAD <= total * budget.SUMMARY_SHARE)

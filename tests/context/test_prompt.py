@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from chatrpc.context.assembler import _prompt
 from chatrpc.context.budget import Material, Query, fit
-from chatrpc.context.prompt import CUT_OFF, quoted, retrieved_prompt, summary_prompt, system_prompt, verbatim_prompt
+from chatrpc.context.prompt import CUT_OFF, quoted, retrieved_prompt, summary_prompt, system_prompt, verbatim_prompts
 from chatrpc.domain import MessageState, Section
 from tests.context.conversation import hit, linear, message, summary
 
@@ -47,8 +47,8 @@ def test_code_is_quoted_as_it_was_said():
 
 def test_a_reply_that_was_cut_off_keeps_its_text_and_says_so():
     for state in (MessageState.CANCELLED, MessageState.FAILED):
-        assert verbatim_prompt(message(2, "Half a", state=state)).content == "Half a" + CUT_OFF
-    assert verbatim_prompt(message(2, "Whole")).content == "Whole"
+        assert verbatim_prompts(message(2, "Half a", state=state))[0].content == "Half a" + CUT_OFF
+    assert verbatim_prompts(message(2, "Whole"))[0].content == "Whole"
 
 
 def test_the_sections_stand_in_order_with_the_roles_of_a_chat():

@@ -25,6 +25,9 @@ from chatrpc.domain import (
     Sampling,
     Section,
     TextPart,
+    Tool,
+    ToolChoice,
+    ToolMode,
     TurnSettings,
     Usage,
     VerbatimRef,
@@ -43,6 +46,12 @@ samplings = st.builds(
     top_p=st.none() | st.floats(0.01, 1),
     max_output_tokens=st.none() | st.integers(1, 1_000_000),
 )
+tools = st.builds(
+    Tool,
+    name=st.text("abcdefgh_-09", min_size=1, max_size=12),
+    description=st.just("") | texts,
+    parameters=st.sampled_from(["", '{"type": "object", "properties": {"city": {"type": "string"}}}']),
+)
 turn_settings = st.builds(
     TurnSettings,
     system_instruction=optional_texts,
@@ -51,6 +60,9 @@ turn_settings = st.builds(
     memory_scope=st.none() | st.sampled_from(MemoryScope),
     retrieval_mode=st.none() | st.sampled_from(RetrievalMode),
     documents=st.none() | st.booleans(),
+    tools=st.none() | st.lists(tools, min_size=1, max_size=3, unique_by=lambda tool: tool.name).map(tuple),
+    tool_choice=st.none() | st.builds(ToolChoice, st.sampled_from(ToolMode)),
+    response_schema=st.none() | st.just('{"type": "array"}'),
 )
 usages = st.builds(Usage, counts, counts, counts, st.booleans())
 messages = st.builds(

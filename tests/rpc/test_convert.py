@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from chatapi.v1 import chat_service_pb2, context_report_pb2, conversation_pb2, message_pb2
+from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,11 +26,14 @@ from chatrpc.domain import (
     RetrievalOutcome,
     Role,
     Section,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
     TurnSettings,
     Usage,
     VerbatimRef,
 )
-from chatrpc.errors import NotFound, Reason
+from chatrpc.errors import InvalidInput, NotFound, Reason
 from chatrpc.rpc.convert import (
     conversation_to_proto,
     memory_from_proto,
@@ -41,8 +46,18 @@ from chatrpc.rpc.convert import (
 )
 from chatrpc.rpc.convert_event import write_event
 from chatrpc.rpc.convert_report import citation_to_proto, prompt_to_proto, report_to_proto
+from chatrpc.rpc.convert_tools import results_from_proto
 from chatrpc.rpc.status import status_of
-from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from chatrpc.turns.events import (
+    Completed,
+    ContextBuilt,
+    Delta,
+    Failed,
+    ReplyEvent,
+    Restarted,
+    ToolCall,
+    ToolResult,
+)
 from tests.rpc import samples
 
 
@@ -223,6 +238,14 @@ def test_every_kind_of_event_bears_its_name_and_content(
             chat_service_pb2.ReplyFailed(status=status_of(error), message=message_to_proto(message)),
         ),
         "restarted": (Restarted(), chat_service_pb2.ReplyRestarted()),
+        "tool_call": (
+            ToolCall(ToolCallPart("c00000001", "weather", '{"city": "Rome"}', "Wrong.")),
+            message_pb2.ToolCall(id="c00000001", name="weather", arguments='{"city": "Rome"}', problem="Wrong."),
+        ),
+        "tool_result": (
+            ToolResult(ToolResultPart("c00000001", "It rains.", failed=True)),
+            message_pb2.ToolResult(call_id="c00000001", content="It rains.", failed=True),
+        ),
     }
     kinds = {field.name for field in chat_service_pb2.ReplyEvent.DESCRIPTOR.oneofs_by_name["event"].fields}
     assert kinds == set(expected), "the contract has a kind of event that the domain does not"
@@ -233,6 +256,47 @@ def test_every_kind_of_event_bears_its_name_and_content(
         assert (said.reply_id, said.attempt, said.sequence) == (str(reply_id), attempt, sequence)
         assert said.WhichOneof("event") == kind
         assert getattr(said, kind) == content
+
+
+def test_a_reply_keeps_its_parts_and_their_order() -> None:
+    call = ToolCallPart("c00000001", "weather", '{"city": "Rome"}')
+    parts = (TextPart("Let me see."), call, ToolResultPart(call.id, "It rains.", failed=True), TextPart("It rains."))
+    said = [over_the_wire(part) for part in parts_to_proto(parts)]
+    assert [part.WhichOneof("kind") for part in said] == ["text", "tool_call", "tool_result", "text"]
+    assert (said[1].tool_call.id, said[1].tool_call.name, said[1].tool_call.arguments) == (
+        call.id,
+        "weather",
+        call.arguments,
+    )
+    assert results_from_proto([said[2].tool_result]) == (parts[2],)
+
+
+def test_a_caller_says_text_alone() -> None:
+    parts = parts_to_proto((TextPart("Hi."), ToolResultPart("c00000001", "It rains.")))
+    with pytest.raises(InvalidInput, match="SubmitToolResults") as caught:
+        parts_from_proto(parts)
+    assert caught.value.field == "parts[1]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"tools": [{"name": "a", "parameters": "{"}]}, "settings.tools[0].parameters"),
+        ({"tools": [{"name": "a"}, {"name": "a"}]}, "settings.tools[1].name"),
+        ({"tools": [{"name": "a", "parameters": '{"$ref": "http://x.test"}'}]}, "settings.tools[0].parameters"),
+        (
+            {"tools": [{"name": f"t{i}", "description": "x" * 4_000} for i in range(17)]},
+            "settings.tools",
+        ),
+        ({"tools": [{"name": "a"}], "tool_choice": {"tool": "b"}}, "settings.tool_choice.tool"),
+        ({"response_schema": '{"type": "strnig"}'}, "settings.response_schema"),
+    ],
+)
+def test_declarations_that_cannot_be_taken_are_named(settings: dict, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        settings_from_proto(ParseDict(settings, message_pb2.TurnSettings()))
+    assert caught.value.field == field
+    assert caught.value.message.startswith(field)
 
 
 @given(st.lists(st.builds(PromptMessage, samples.texts, samples.texts, st.sampled_from(Section)), max_size=3))

@@ -17,6 +17,7 @@ from chatrpc.db.transcript import TurnLimits
 from chatrpc.domain import BusyPolicy, FinishReason, MessageState, Page, TurnSettings
 from chatrpc.errors import Conflict, Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from chatrpc.turns.rounds import RoundLimits
 from tests.support.provider import Answer, Fault, Provider
 from tests.support.redis_server import RedisServer
 from tests.turns.conftest import Process, running
@@ -332,7 +333,7 @@ async def test_a_turn_has_its_time(
     finish_reason: FinishReason,
 ) -> None:
     provider.script(Answer(deltas=deltas, fault=Fault.STALL))
-    async with running(database, provider, user_id, conversation_id, max_seconds=0.3) as process:
+    async with running(database, provider, user_id, conversation_id, round_limits=RoundLimits(seconds=0.3)) as process:
         _, told = await process.said("Hi.")
         last = told[-1].event
         assert type(last) is kind

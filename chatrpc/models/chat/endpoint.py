@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from chatrpc.domain import FinishReason, Usage
 from chatrpc.errors import ChatError, ModelRejected, Reason, Unavailable
 from chatrpc.models.chat.breaker import CircuitBreaker
-from chatrpc.models.chat.openai_stream import Chunk, finish_reason, is_done, parse_line
+from chatrpc.models.chat.openai_stream import CallCollector, Chunk, finish_reason, is_done, parse_line
 
 # Seconds that the end of a response may take after its last event.
 _LINGER = 0.5
@@ -56,6 +56,7 @@ class Answer:
     """What has come of one attempt so far."""
 
     texts: list[str] = field(default_factory=list)
+    calls: CallCollector = field(default_factory=CallCollector)
     started: bool = False
     refused: bool = False
     reason: FinishReason | None = None
@@ -71,6 +72,7 @@ class Answer:
         for choice in chunk.choices[:1]:
             if choice.delta is not None and choice.delta.is_token:
                 text = choice.delta.text
+                self.calls.take(choice.delta.tool_calls or ())
                 self.started = True
                 self.refused = self.refused or bool(choice.delta.refusal)
             if choice.finish_reason is not None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from chatrpc.models.chat.breaker import CircuitBreaker
 from chatrpc.models.chat.endpoint import Endpoint, Timeouts
-from chatrpc.models.chat.usage import MESSAGE_TOKENS
+from chatrpc.models.chat.usage import prompt_tokens
 from chatrpc.models.profiles import ModelProfile, ModelProfiles
 from chatrpc.ports import ModelRequest
 from chatrpc.settings import FallbackSettings, ModelSettings
@@ -97,4 +97,6 @@ def _prompt_tokens(request: ModelRequest, profile: ModelProfile) -> int:
             return estimate_tokens(text)
         return len(profile.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return sum(count(message.content) + MESSAGE_TOKENS for message in request.prompt)
+    declared = [f"{tool.name}{tool.description}{tool.parameters}" for tool in request.tools]
+    declared.append(request.response_schema or "")
+    return sum(map(count, declared)) + sum(prompt_tokens(message, count) for message in request.prompt)

@@ -47,7 +47,8 @@ class OfflineChatModel:
     (a message, or a sentence of the summary, then written `(summary)`) that shares most words with the query; it says
     `nothing` if none shares any, or if there is no passage. A prompt message that holds several stored messages is
     quoted passage by passage if it marks as many as it has ids (`<passage …>`), else once, after all the ids.
-    "Verbatim" names the first and the last message before the query, or `none`.
+    "Verbatim" names the first and the last message before the query, or `none`. It calls no tools and knows no
+    response schema: with either it answers as always.
     """
 
     def model_name(self, requested: str | None) -> str:

@@ -8,18 +8,35 @@ error at once rather than a surprise further on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel
 
 from chatrpc.domain import FinishReason, Usage
+from chatrpc.ports import ToolCalled
+
+
+class FunctionPiece(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class CallPiece(BaseModel):
+    """A piece of a tool call. Pieces of one index belong together; servers that send calls whole may leave it out."""
+
+    index: int | None = None
+    id: str | None = None
+    function: FunctionPiece | None = None
 
 
 class Delta(BaseModel):
-    """A piece of the answer. Reasoning models' thoughts come under either of the two last names."""
+    """A piece of the answer. Reasoning models' thoughts come under either of the two names."""
 
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: tuple[CallPiece, ...] | None = None
 
     @property
     def text(self) -> str:
@@ -30,7 +47,7 @@ class Delta(BaseModel):
     @property
     def is_token(self) -> bool:
         """Whether the model has produced something, be it a thought; a bare role is nothing yet."""
-        return bool(self.content or self.refusal or self.reasoning_content or self.reasoning)
+        return bool(self.content or self.refusal or self.reasoning_content or self.reasoning or self.tool_calls)
 
 
 class Choice(BaseModel):
@@ -38,6 +55,36 @@ class Choice(BaseModel):
 
     delta: Delta | None = None
     finish_reason: str | None = None
+
+
+class CallCollector:
+    """Puts the pieces of tool calls together."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[int | None, str | None, list[str], list[str]]] = []
+
+    def take(self, pieces: Iterable[CallPiece]) -> None:
+        for piece in pieces:
+            function = piece.function or FunctionPiece()
+            names, arguments = self._of(piece, function)
+            names.append(function.name or "")
+            arguments.append(function.arguments or "")
+
+    def calls(self) -> list[ToolCalled]:
+        return [
+            ToolCalled("".join(names).replace("\0", "\ufffd"), "".join(arguments).replace("\0", "\ufffd"))
+            for _, _, names, arguments in self._calls
+        ]
+
+    def _of(self, piece: CallPiece, function: FunctionPiece) -> tuple[list[str], list[str]]:
+        """Where a piece belongs. Without an index, a name or another id begins a call."""
+        for index, call_id, names, arguments in reversed(self._calls):
+            same = piece.index == index if piece.index is not None else not function.name
+            if same and (piece.id is None or call_id is None or piece.id == call_id):
+                return names, arguments
+        call: tuple[int | None, str | None, list[str], list[str]] = (piece.index, piece.id, [], [])
+        self._calls.append(call)
+        return call[2], call[3]
 
 
 class PromptTokensDetails(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chatrpc.domain import PromptMessage, Usage
 from chatrpc.tokens import estimate_tokens
@@ -11,10 +11,16 @@ from chatrpc.tokens import estimate_tokens
 MESSAGE_TOKENS = 5
 
 
+def prompt_tokens(message: PromptMessage, count: Callable[[str], int] = estimate_tokens) -> int:
+    """Upper estimate of what a message costs in a prompt."""
+    calls = sum(count(call.id) + count(call.name) + count(call.arguments) for call in message.tool_calls)
+    return count(message.content) + calls + MESSAGE_TOKENS * (1 + len(message.tool_calls))
+
+
 def estimated_usage(prompt: Iterable[PromptMessage], completion: str) -> Usage:
     """Upper estimate of both sides, marked as such."""
     return Usage(
-        prompt_tokens=sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in prompt),
+        prompt_tokens=sum(prompt_tokens(message) for message in prompt),
         completion_tokens=estimate_tokens(completion),
         estimated=True,
     )

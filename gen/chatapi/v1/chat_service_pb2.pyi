@@ -34,6 +34,7 @@ class ChatRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
+    TOOL_RESULTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, at most 128 characters; comes back in MessageAccepted, TurnRejected and Pong. A reply's own
     events, and the answer to a cancel, bear the reply's id.
@@ -54,6 +55,10 @@ class ChatRequest(_message.Message):
     def ping(self) -> Global___Ping:
         """Ask for a Pong."""
 
+    @_builtins.property
+    def tool_results(self) -> Global___SubmitToolResultsRequest:
+        """Answer tool calls."""
+
     def __init__(
         self,
         *,
@@ -62,12 +67,13 @@ class ChatRequest(_message.Message):
         cancel: Global___CancelReplyRequest | None = ...,
         resume: Global___ResumeReplyRequest | None = ...,
         ping: Global___Ping | None = ...,
+        tool_results: Global___SubmitToolResultsRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "resume", b"resume", "send", b"send"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "request_id", b"request_id", "resume", b"resume", "send", b"send"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "request_id", b"request_id", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["send", "cancel", "resume", "ping"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["send", "cancel", "resume", "ping", "tool_results"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -102,6 +108,7 @@ class ChatResponse(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     GOING_AWAY_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___MessageAccepted:
         """A message is stored."""
@@ -126,6 +133,10 @@ class ChatResponse(_message.Message):
     def going_away(self) -> Global___GoingAway:
         """The stream will end soon."""
 
+    @_builtins.property
+    def submitted(self) -> Global___SubmitToolResultsResponse:
+        """Results of tool calls are taken: the answer to ChatRequest.tool_results."""
+
     def __init__(
         self,
         *,
@@ -135,12 +146,13 @@ class ChatResponse(_message.Message):
         cancelled: Global___CancelReplyResponse | None = ...,
         pong: Global___Pong | None = ...,
         going_away: Global___GoingAway | None = ...,
+        submitted: Global___SubmitToolResultsResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "event", b"event", "going_away", b"going_away", "pong", b"pong", "rejected", b"rejected", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "event", b"event", "going_away", b"going_away", "pong", b"pong", "rejected", b"rejected", "reply", b"reply", "submitted", b"submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "event", b"event", "going_away", b"going_away", "pong", b"pong", "rejected", b"rejected", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "event", b"event", "going_away", b"going_away", "pong", b"pong", "rejected", b"rejected", "reply", b"reply", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "reply", "rejected", "cancelled", "pong", "going_away"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "reply", "rejected", "cancelled", "pong", "going_away", "submitted"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -200,6 +212,8 @@ class ReplyEvent(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     RESTARTED_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
     reply_id: _builtins.str
     """The reply."""
     attempt: _builtins.int
@@ -226,6 +240,14 @@ class ReplyEvent(_message.Message):
     def restarted(self) -> Global___ReplyRestarted:
         """A new attempt begins: discard what was shown of this reply."""
 
+    @_builtins.property
+    def tool_call(self) -> _message_pb2.ToolCall:
+        """The model calls a tool. All calls of a round come before the first of their results."""
+
+    @_builtins.property
+    def tool_result(self) -> _message_pb2.ToolResult:
+        """A call is answered, by a client or, where the arguments were wrong, by the server."""
+
     def __init__(
         self,
         *,
@@ -237,12 +259,14 @@ class ReplyEvent(_message.Message):
         completed: Global___ReplyCompleted | None = ...,
         failed: Global___ReplyFailed | None = ...,
         restarted: Global___ReplyRestarted | None = ...,
+        tool_call: _message_pb2.ToolCall | None = ...,
+        tool_result: _message_pb2.ToolResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "context_report", b"context_report", "delta", b"delta", "event", b"event", "failed", b"failed", "restarted", b"restarted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "context_report", b"context_report", "delta", b"delta", "event", b"event", "failed", b"failed", "restarted", b"restarted", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "completed", b"completed", "context_report", b"context_report", "delta", b"delta", "event", b"event", "failed", b"failed", "reply_id", b"reply_id", "restarted", b"restarted", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "completed", b"completed", "context_report", b"context_report", "delta", b"delta", "event", b"event", "failed", b"failed", "reply_id", b"reply_id", "restarted", b"restarted", "sequence", b"sequence", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["context_report", "delta", "completed", "failed", "restarted"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["context_report", "delta", "completed", "failed", "restarted", "tool_call", "tool_result"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -635,3 +659,53 @@ class CancelReplyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelReplyResponse: _TypeAlias = CancelReplyResponse  # noqa: Y015
+
+@_typing.final
+class SubmitToolResultsRequest(_message.Message):
+    """Results of tool calls of one reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLY_ID_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    reply_id: _builtins.str
+    """The reply."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ToolResult]:
+        """The results, 1 to 32."""
+
+    def __init__(
+        self,
+        *,
+        reply_id: _builtins.str = ...,
+        results: _abc.Iterable[_message_pb2.ToolResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reply_id", b"reply_id", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitToolResultsRequest: _TypeAlias = SubmitToolResultsRequest  # noqa: Y015
+
+@_typing.final
+class SubmitToolResultsResponse(_message.Message):
+    """The results are taken; all readers of the reply are told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLY_ID_FIELD_NUMBER: _builtins.int
+    reply_id: _builtins.str
+    """The reply."""
+    def __init__(
+        self,
+        *,
+        reply_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reply_id", b"reply_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitToolResultsResponse: _TypeAlias = SubmitToolResultsResponse  # noqa: Y015

@@ -62,6 +62,11 @@ class ChatServiceStub:
                 request_serializer=chatapi_dot_v1_dot_chat__service__pb2.CancelReplyRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_chat__service__pb2.CancelReplyResponse.FromString,
                 _registered_method=True)
+        self.SubmitToolResults = channel.unary_unary(
+                '/chatapi.v1.ChatService/SubmitToolResults',
+                request_serializer=chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
@@ -120,6 +125,18 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitToolResults(self, request, context):
+        """Answers tool calls of a running reply. The same as ChatRequest.tool_results on Chat. All of the results are taken or
+        none. A resend of a result that was taken changes nothing.
+
+        Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
+        its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+        the reply).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +159,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.CancelReply,
                     request_deserializer=chatapi_dot_v1_dot_chat__service__pb2.CancelReplyRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_chat__service__pb2.CancelReplyResponse.SerializeToString,
+            ),
+            'SubmitToolResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitToolResults,
+                    request_deserializer=chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +282,33 @@ class ChatService:
             '/chatapi.v1.ChatService/CancelReply',
             chatapi_dot_v1_dot_chat__service__pb2.CancelReplyRequest.SerializeToString,
             chatapi_dot_v1_dot_chat__service__pb2.CancelReplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitToolResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatapi.v1.ChatService/SubmitToolResults',
+            chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsRequest.SerializeToString,
+            chatapi_dot_v1_dot_chat__service__pb2.SubmitToolResultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

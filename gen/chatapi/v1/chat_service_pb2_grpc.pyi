@@ -70,6 +70,14 @@ class ChatServiceStub:
     Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
     Redis, or none that can be reached).
     """
+    SubmitToolResults: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SubmitToolResultsRequest, _chat_service_pb2.SubmitToolResultsResponse]
+    """Answers tool calls of a running reply. The same as ChatRequest.tool_results on Chat. All of the results are taken or
+    none. A resend of a result that was taken changes nothing.
+
+    Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
+    its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+    the reply).
+    """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -112,6 +120,14 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
     Redis, or none that can be reached).
+    """
+    SubmitToolResults: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SubmitToolResultsRequest, _chat_service_pb2.SubmitToolResultsResponse]  # type: ignore[assignment]
+    """Answers tool calls of a running reply. The same as ChatRequest.tool_results on Chat. All of the results are taken or
+    none. A resend of a result that was taken changes nothing.
+
+    Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
+    its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+    the reply).
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -176,6 +192,20 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (another server process is at work on the reply, and the two share no
         Redis, or none that can be reached).
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitToolResults(
+        self,
+        request: _chat_service_pb2.SubmitToolResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.SubmitToolResultsResponse, _abc.Awaitable[_chat_service_pb2.SubmitToolResultsResponse]]:
+        """Answers tool calls of a running reply. The same as ChatRequest.tool_results on Chat. All of the results are taken or
+        none. A resend of a result that was taken changes nothing.
+
+        Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
+        its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+        the reply).
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

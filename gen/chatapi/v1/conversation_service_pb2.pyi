@@ -576,15 +576,23 @@ class PromptMessage(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     SECTION_FIELD_NUMBER: _builtins.int
     MESSAGE_IDS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant` or `tool`."""
     content: _builtins.str
     """The text."""
     section: _context_report_pb2.PromptSection.ValueType
     """The part of the prompt."""
+    tool_call_id: _builtins.str
+    """Of a tool's message: the call that it answers."""
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The stored messages whose words stand in it."""
+
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ToolCall]:
+        """Of an assistant's message: the tool calls that it makes."""
 
     def __init__(
         self,
@@ -593,10 +601,12 @@ class PromptMessage(_message.Message):
         content: _builtins.str = ...,
         section: _context_report_pb2.PromptSection.ValueType = ...,
         message_ids: _abc.Iterable[_builtins.str] | None = ...,
+        tool_calls: _abc.Iterable[_message_pb2.ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "message_ids", b"message_ids", "role", b"role", "section", b"section"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "message_ids", b"message_ids", "role", b"role", "section", b"section", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,6 +161,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. Of a failed reply, never of a call: it had no text yet when the time of a turn was over.
     Sample: `{"reason": "TURN_TIMED_OUT"}`
     """
+    ERROR_REASON_TOOL_RESULT_TIMED_OUT: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE. Of a failed reply, never of a call: no result of a tool call came in time. The reply keeps its text.
+    Sample: `{"reason": "TOOL_RESULT_TIMED_OUT"}`
+    """
+    ERROR_REASON_TOOL_ARGUMENTS_INVALID: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION. Of a failed reply, never of a call: the model called a tool with wrong arguments, was told, and did
+    so again. The reply keeps its text.
+    Sample: `{"reason": "TOOL_ARGUMENTS_INVALID"}`
+    """
+    ERROR_REASON_TOOL_ROUNDS_EXCEEDED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. Of a failed reply, never of a call: the model called tools for more rounds than are allowed, or than
+    its window has room for. The reply keeps its text.
+    Sample: `{"reason": "TOOL_ROUNDS_EXCEEDED"}`
+    """
+    ERROR_REASON_TOOL_CALL_NOT_PENDING: _ErrorReason.ValueType  # 38
+    """FAILED_PRECONDITION. The reply does not wait for a result of this call.
+    Sample: `{"reason": "TOOL_CALL_NOT_PENDING", "metadata": {"call_id": "k3J9x0QaZ"}}`
+    """
+    ERROR_REASON_RESPONSE_SCHEMA_VIOLATED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
+    Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
@@ -306,5 +328,27 @@ Sample: `{"reason": "CONVERSATION_BUSY", "metadata": {"id": "..."}}`
 ERROR_REASON_TURN_TIMED_OUT: ErrorReason.ValueType  # 34
 """UNAVAILABLE. Of a failed reply, never of a call: it had no text yet when the time of a turn was over.
 Sample: `{"reason": "TURN_TIMED_OUT"}`
+"""
+ERROR_REASON_TOOL_RESULT_TIMED_OUT: ErrorReason.ValueType  # 35
+"""UNAVAILABLE. Of a failed reply, never of a call: no result of a tool call came in time. The reply keeps its text.
+Sample: `{"reason": "TOOL_RESULT_TIMED_OUT"}`
+"""
+ERROR_REASON_TOOL_ARGUMENTS_INVALID: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION. Of a failed reply, never of a call: the model called a tool with wrong arguments, was told, and did
+so again. The reply keeps its text.
+Sample: `{"reason": "TOOL_ARGUMENTS_INVALID"}`
+"""
+ERROR_REASON_TOOL_ROUNDS_EXCEEDED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. Of a failed reply, never of a call: the model called tools for more rounds than are allowed, or than
+its window has room for. The reply keeps its text.
+Sample: `{"reason": "TOOL_ROUNDS_EXCEEDED"}`
+"""
+ERROR_REASON_TOOL_CALL_NOT_PENDING: ErrorReason.ValueType  # 38
+"""FAILED_PRECONDITION. The reply does not wait for a result of this call.
+Sample: `{"reason": "TOOL_CALL_NOT_PENDING", "metadata": {"call_id": "k3J9x0QaZ"}}`
+"""
+ERROR_REASON_RESPONSE_SCHEMA_VIOLATED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
+Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63hatapi/v1/message.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x04Part\x12$\n\x04text\x18\x01 \x01(\x0b\x32\x14.chatapi.v1.TextPartH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"%\n\x08TextPart\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02\"c\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\x12\x11\n\testimated\x18\x04 \x01(\x08\"\xc1\x03\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x1e\n\x04role\x18\x05 \x01(\x0e\x32\x10.chatapi.v1.Role\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.chatapi.v1.MessageState\x12\x1f\n\x05parts\x18\x07 \x03(\x0b\x32\x10.chatapi.v1.Part\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63lient_message_id\x18\n \x01(\t\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12/\n\rfinish_reason\x18\r \x01(\x0e\x32\x18.chatapi.v1.FinishReason\x12 \n\x05usage\x18\x0e \x01(\x0b\x32\x11.chatapi.v1.Usage\x12\x14\n\x0c\x65rror_reason\x18\x0f \x01(\t\"\xc7\x01\n\x08Sampling\x12\x31\n\x0btemperature\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12+\n\x05top_p\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12+\n\x11max_output_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_max_output_tokens\"\x92\x02\n\x0cTurnSettings\x12%\n\x12system_instruction\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.chatapi.v1.Sampling\x12\x37\n\x0cmemory_scope\x18\x04 \x01(\x0e\x32\x17.chatapi.v1.MemoryScopeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12;\n\x0eretrieval_mode\x18\x05 \x01(\x0e\x32\x19.chatapi.v1.RetrievalModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\tdocuments\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_documents\"\xd0\x02\n\x0fOutgoingMessage\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12%\n\x11\x63lient_message_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12+\n\x05parts\x18\x03 \x03(\x0b\x32\x10.chatapi.v1.PartB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x1e\n\tparent_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12*\n\x08settings\x18\x05 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12@\n\x0f\x63oalesce_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08\x01\x32\x00\x12\x35\n\x0b\x62usy_policy\x18\x07 \x01(\x0e\x32\x16.chatapi.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*\xb5\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MESSAGE_STATE_PENDING\x10\x01\x12\x1a\n\x16MESSAGE_STATE_COMPLETE\x10\x02\x12\x1b\n\x17MESSAGE_STATE_CANCELLED\x10\x03\x12\x18\n\x14MESSAGE_STATE_FAILED\x10\x04\x12\x18\n\x14MESSAGE_STATE_ERASED\x10\x05*\xd7\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x05\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x06*a\n\x0bMemoryScope\x12\x1c\n\x18MEMORY_SCOPE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMORY_SCOPE_USER\x10\x01\x12\x1d\n\x19MEMORY_SCOPE_CONVERSATION\x10\x02*i\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRIEVAL_MODE_CALIBRATED\x10\x01\x12\x19\n\x15RETRIEVAL_MODE_STRICT\x10\x02*s\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42USY_POLICY_QUEUE\x10\x01\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x02\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63hatapi/v1/message.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\x04Part\x12$\n\x04text\x18\x01 \x01(\x0b\x32\x14.chatapi.v1.TextPartH\x00\x12)\n\ttool_call\x18\x02 \x01(\x0b\x32\x14.chatapi.v1.ToolCallH\x00\x12-\n\x0btool_result\x18\x03 \x01(\x0b\x32\x16.chatapi.v1.ToolResultH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"%\n\x08TextPart\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02\"H\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\"T\n\nToolResult\x12\x1a\n\x07\x63\x61ll_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x08\"e\n\x04Tool\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,64}$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x12\n\nparameters\x18\x03 \x01(\t\"\xb3\x01\n\nToolChoice\x12\x35\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.chatapi.v1.ToolChoice.ModeB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x00\x12\x17\n\x04tool\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00\"M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\r\n\tMODE_NONE\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x42\x06\n\x04kind\"c\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\x12\x11\n\testimated\x18\x04 \x01(\x08\"\xc1\x03\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x1e\n\x04role\x18\x05 \x01(\x0e\x32\x10.chatapi.v1.Role\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.chatapi.v1.MessageState\x12\x1f\n\x05parts\x18\x07 \x03(\x0b\x32\x10.chatapi.v1.Part\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63lient_message_id\x18\n \x01(\t\x12\r\n\x05\x61\x63tor\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12/\n\rfinish_reason\x18\r \x01(\x0e\x32\x18.chatapi.v1.FinishReason\x12 \n\x05usage\x18\x0e \x01(\x0b\x32\x11.chatapi.v1.Usage\x12\x14\n\x0c\x65rror_reason\x18\x0f \x01(\t\"\xc7\x01\n\x08Sampling\x12\x31\n\x0btemperature\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12+\n\x05top_p\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12+\n\x11max_output_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_max_output_tokens\"\x83\x03\n\x0cTurnSettings\x12%\n\x12system_instruction\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.chatapi.v1.Sampling\x12\x37\n\x0cmemory_scope\x18\x04 \x01(\x0e\x32\x17.chatapi.v1.MemoryScopeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12;\n\x0eretrieval_mode\x18\x05 \x01(\x0e\x32\x19.chatapi.v1.RetrievalModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\tdocuments\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12)\n\x05tools\x18\x07 \x03(\x0b\x32\x10.chatapi.v1.ToolB\x08\xbaH\x05\x92\x01\x02\x10 \x12+\n\x0btool_choice\x18\x08 \x01(\x0b\x32\x16.chatapi.v1.ToolChoice\x12\x17\n\x0fresponse_schema\x18\t \x01(\tB\x0c\n\n_documents\"\xd0\x02\n\x0fOutgoingMessage\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12%\n\x11\x63lient_message_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12+\n\x05parts\x18\x03 \x03(\x0b\x32\x10.chatapi.v1.PartB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x1e\n\tparent_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12*\n\x08settings\x18\x05 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12@\n\x0f\x63oalesce_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08\x01\x32\x00\x12\x35\n\x0b\x62usy_policy\x18\x07 \x01(\x0e\x32\x16.chatapi.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*\xb5\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MESSAGE_STATE_PENDING\x10\x01\x12\x1a\n\x16MESSAGE_STATE_COMPLETE\x10\x02\x12\x1b\n\x17MESSAGE_STATE_CANCELLED\x10\x03\x12\x18\n\x14MESSAGE_STATE_FAILED\x10\x04\x12\x18\n\x14MESSAGE_STATE_ERASED\x10\x05*\xd7\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x05\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x06*a\n\x0bMemoryScope\x12\x1c\n\x18MEMORY_SCOPE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMORY_SCOPE_USER\x10\x01\x12\x1d\n\x19MEMORY_SCOPE_CONVERSATION\x10\x02*i\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRIEVAL_MODE_CALIBRATED\x10\x01\x12\x19\n\x15RETRIEVAL_MODE_STRICT\x10\x02*s\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42USY_POLICY_QUEUE\x10\x01\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x02\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PART'].oneofs_by_name['kind']._serialized_options = b'\272H\002\010\001'
   _globals['_TEXTPART'].fields_by_name['text']._loaded_options = None
   _globals['_TEXTPART'].fields_by_name['text']._serialized_options = b'\272H\010r\006\020\001\030\200\200\002'
+  _globals['_TOOLRESULT'].fields_by_name['call_id']._loaded_options = None
+  _globals['_TOOLRESULT'].fields_by_name['call_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_TOOLRESULT'].fields_by_name['content']._loaded_options = None
+  _globals['_TOOLRESULT'].fields_by_name['content']._serialized_options = b'\272H\006r\004\030\200\200\004'
+  _globals['_TOOL'].fields_by_name['name']._loaded_options = None
+  _globals['_TOOL'].fields_by_name['name']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,64}$'
+  _globals['_TOOL'].fields_by_name['description']._loaded_options = None
+  _globals['_TOOL'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_TOOLCHOICE'].fields_by_name['mode']._loaded_options = None
+  _globals['_TOOLCHOICE'].fields_by_name['mode']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_TOOLCHOICE'].fields_by_name['tool']._loaded_options = None
+  _globals['_TOOLCHOICE'].fields_by_name['tool']._serialized_options = b'\272H\004r\002\030@'
   _globals['_SAMPLING'].fields_by_name['temperature']._loaded_options = None
   _globals['_SAMPLING'].fields_by_name['temperature']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\000@)\000\000\000\000\000\000\000\000'
   _globals['_SAMPLING'].fields_by_name['top_p']._loaded_options = None
@@ -52,6 +64,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURNSETTINGS'].fields_by_name['memory_scope']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_TURNSETTINGS'].fields_by_name['retrieval_mode']._loaded_options = None
   _globals['_TURNSETTINGS'].fields_by_name['retrieval_mode']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_TURNSETTINGS'].fields_by_name['tools']._loaded_options = None
+  _globals['_TURNSETTINGS'].fields_by_name['tools']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_OUTGOINGMESSAGE'].fields_by_name['conversation_id']._loaded_options = None
   _globals['_OUTGOINGMESSAGE'].fields_by_name['conversation_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_OUTGOINGMESSAGE'].fields_by_name['client_message_id']._loaded_options = None
@@ -64,30 +78,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTGOINGMESSAGE'].fields_by_name['coalesce_window']._serialized_options = b'\272H\t\252\001\006\"\002\010\0012\000'
   _globals['_OUTGOINGMESSAGE'].fields_by_name['busy_policy']._loaded_options = None
   _globals['_OUTGOINGMESSAGE'].fields_by_name['busy_policy']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_ROLE']._serialized_start=1605
-  _globals['_ROLE']._serialized_end=1668
-  _globals['_MESSAGESTATE']._serialized_start=1671
-  _globals['_MESSAGESTATE']._serialized_end=1852
-  _globals['_FINISHREASON']._serialized_start=1855
-  _globals['_FINISHREASON']._serialized_end=2070
-  _globals['_MEMORYSCOPE']._serialized_start=2072
-  _globals['_MEMORYSCOPE']._serialized_end=2169
-  _globals['_RETRIEVALMODE']._serialized_start=2171
-  _globals['_RETRIEVALMODE']._serialized_end=2276
-  _globals['_BUSYPOLICY']._serialized_start=2278
-  _globals['_BUSYPOLICY']._serialized_end=2393
-  _globals['_PART']._serialized_start=134
-  _globals['_PART']._serialized_end=193
-  _globals['_TEXTPART']._serialized_start=195
-  _globals['_TEXTPART']._serialized_end=232
-  _globals['_USAGE']._serialized_start=234
-  _globals['_USAGE']._serialized_end=333
-  _globals['_MESSAGE']._serialized_start=336
-  _globals['_MESSAGE']._serialized_end=785
-  _globals['_SAMPLING']._serialized_start=788
-  _globals['_SAMPLING']._serialized_end=987
-  _globals['_TURNSETTINGS']._serialized_start=990
-  _globals['_TURNSETTINGS']._serialized_end=1264
-  _globals['_OUTGOINGMESSAGE']._serialized_start=1267
-  _globals['_OUTGOINGMESSAGE']._serialized_end=1603
+  _globals['_ROLE']._serialized_start=2254
+  _globals['_ROLE']._serialized_end=2317
+  _globals['_MESSAGESTATE']._serialized_start=2320
+  _globals['_MESSAGESTATE']._serialized_end=2501
+  _globals['_FINISHREASON']._serialized_start=2504
+  _globals['_FINISHREASON']._serialized_end=2719
+  _globals['_MEMORYSCOPE']._serialized_start=2721
+  _globals['_MEMORYSCOPE']._serialized_end=2818
+  _globals['_RETRIEVALMODE']._serialized_start=2820
+  _globals['_RETRIEVALMODE']._serialized_end=2925
+  _globals['_BUSYPOLICY']._serialized_start=2927
+  _globals['_BUSYPOLICY']._serialized_end=3042
+  _globals['_PART']._serialized_start=135
+  _globals['_PART']._serialized_end=284
+  _globals['_TEXTPART']._serialized_start=286
+  _globals['_TEXTPART']._serialized_end=323
+  _globals['_TOOLCALL']._serialized_start=325
+  _globals['_TOOLCALL']._serialized_end=397
+  _globals['_TOOLRESULT']._serialized_start=399
+  _globals['_TOOLRESULT']._serialized_end=483
+  _globals['_TOOL']._serialized_start=485
+  _globals['_TOOL']._serialized_end=586
+  _globals['_TOOLCHOICE']._serialized_start=589
+  _globals['_TOOLCHOICE']._serialized_end=768
+  _globals['_TOOLCHOICE_MODE']._serialized_start=683
+  _globals['_TOOLCHOICE_MODE']._serialized_end=760
+  _globals['_USAGE']._serialized_start=770
+  _globals['_USAGE']._serialized_end=869
+  _globals['_MESSAGE']._serialized_start=872
+  _globals['_MESSAGE']._serialized_end=1321
+  _globals['_SAMPLING']._serialized_start=1324
+  _globals['_SAMPLING']._serialized_end=1523
+  _globals['_TURNSETTINGS']._serialized_start=1526
+  _globals['_TURNSETTINGS']._serialized_end=1913
+  _globals['_OUTGOINGMESSAGE']._serialized_start=1916
+  _globals['_OUTGOINGMESSAGE']._serialized_end=2252
 # @@protoc_insertion_point(module_scope)

@@ -216,20 +216,32 @@ class Part(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text(self) -> Global___TextPart:
         """Plain text or Markdown."""
+
+    @_builtins.property
+    def tool_call(self) -> Global___ToolCall:
+        """A call of a tool. Only in replies."""
+
+    @_builtins.property
+    def tool_result(self) -> Global___ToolResult:
+        """The result of a call before it. Only in replies."""
 
     def __init__(
         self,
         *,
         text: Global___TextPart | None = ...,
+        tool_call: Global___ToolCall | None = ...,
+        tool_result: Global___ToolResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "tool_call", "tool_result"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -256,6 +268,161 @@ class TextPart(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TextPart: _TypeAlias = TextPart  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call that the model makes of one of the turn's tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Nine letters and digits, unique in the reply, made by chatrpc."""
+    name: _builtins.str
+    """The tool."""
+    arguments: _builtins.str
+    """The arguments as JSON text: an object that the tool's parameters allow, unless `problem` says otherwise."""
+    problem: _builtins.str
+    """Empty in a call that waits for its result. Otherwise why the server has refused the arguments; the model has been
+    told by a result of the server's own, and the call must not be carried out.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolResult(_message.Message):
+    """What came of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The call."""
+    content: _builtins.str
+    """What the model is given, text or JSON text, up to 65,536 characters. The model may see less of it, where it would
+    not fit into its window.
+    """
+    failed: _builtins.bool
+    """Whether the tool failed; `content` then tells the model how."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        content: _builtins.str = ...,
+        failed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "content", b"content", "failed", b"failed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """Something that the model may ask the client to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 letters, digits, underscores and hyphens; unique among the turn's tools."""
+    description: _builtins.str
+    """Tells the model what it does and when to use it."""
+    parameters: _builtins.str
+    """JSON Schema (2020-12) of its arguments as JSON text, an object; no arguments where empty. At most 16,384 bytes and
+    32 levels. References lead into the schema itself (`#/$defs/name`); patterns do without look-around.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Whether the model calls tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ToolChoice._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ToolChoice._Mode.ValueType  # 0
+        """The same as MODE_AUTO."""
+        MODE_AUTO: ToolChoice._Mode.ValueType  # 1
+        """As it sees fit; the default."""
+        MODE_NONE: ToolChoice._Mode.ValueType  # 2
+        """Not at all."""
+        MODE_REQUIRED: ToolChoice._Mode.ValueType  # 3
+        """At least one before it says anything else; as it sees fit after that."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether it calls any."""
+
+    MODE_UNSPECIFIED: ToolChoice.Mode.ValueType  # 0
+    """The same as MODE_AUTO."""
+    MODE_AUTO: ToolChoice.Mode.ValueType  # 1
+    """As it sees fit; the default."""
+    MODE_NONE: ToolChoice.Mode.ValueType  # 2
+    """Not at all."""
+    MODE_REQUIRED: ToolChoice.Mode.ValueType  # 3
+    """At least one before it says anything else; as it sees fit after that."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolChoice.Mode.ValueType
+    """Whether it calls any."""
+    tool: _builtins.str
+    """This one before it says anything else, by its name; as it sees fit after that."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolChoice.Mode.ValueType = ...,
+        tool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "tool", b"tool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["mode", "tool"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -434,6 +601,9 @@ class TurnSettings(_message.Message):
     MEMORY_SCOPE_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
     system_instruction: _builtins.str
     """Stands first in every prompt; at most 16,384 characters."""
     model: _builtins.str
@@ -446,9 +616,24 @@ class TurnSettings(_message.Message):
     """Whether retrieval looks into documents, whatever memory_scope says: `true` adds them to a conversation that
     otherwise looks into itself alone, `false` leaves them out.
     """
+    response_schema: _builtins.str
+    """JSON Schema of the reply's text as JSON text, under the same limits as Tool.parameters. The model is asked to obey
+    it, and the reply fails with RESPONSE_SCHEMA_VIOLATED, its text kept, where it did not.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How the model draws."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """What the model may call, at most 32 tools. Whoever sends a message with them must follow the reply and answer each
+        ToolCall by ChatRequest.tool_results or SubmitToolResults; an unanswered one fails the reply (after 60 seconds
+        unless configured). The model gets 8 rounds of calls (unless configured). The offline model calls no tools.
+        """
+
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice:
+        """Whether the model calls them."""
 
     def __init__(
         self,
@@ -459,10 +644,13 @@ class TurnSettings(_message.Message):
         memory_scope: Global___MemoryScope.ValueType = ...,
         retrieval_mode: Global___RetrievalMode.ValueType = ...,
         documents: _builtins.bool | None = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
+        response_schema: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "memory_scope", b"memory_scope", "model", b"model", "retrieval_mode", b"retrieval_mode", "sampling", b"sampling", "system_instruction", b"system_instruction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_documents", b"_documents", "documents", b"documents", "memory_scope", b"memory_scope", "model", b"model", "response_schema", b"response_schema", "retrieval_mode", b"retrieval_mode", "sampling", b"sampling", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__documents: _TypeAlias = _typing.Literal["documents"]  # noqa: Y015
     _WhichOneofArgType__documents: _TypeAlias = _typing.Literal["_documents", b"_documents"]  # noqa: Y015
