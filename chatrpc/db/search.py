@@ -19,7 +19,7 @@ from pgvector import HalfVector
 from chatrpc.db.codec import parts_from_json
 from chatrpc.db.engine import Statement
 from chatrpc.db.terms import MOST_QUERY_TERMS, query_vectors
-from chatrpc.domain import Citation, Role
+from chatrpc.domain import Citation, Role, text_of
 from chatrpc.ports import Vector
 
 EXACT_TO = 2_000
@@ -230,7 +230,7 @@ def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> 
 def passage_of(row: Mapping[str, Any]) -> Passage:
     text, role, citation = row["text"], None, None
     if row["role"] is not None:
-        said = "".join(part.text for part in parts_from_json(row["parts"]))
+        said = text_of(parts_from_json(row["parts"]))
         text, role = said[row["span_start"] : row["span_end"]], Role(row["role"])
     else:
         citation = Citation(
