@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": "Run the server, configured by the environment.",
     "worker": "Run the background work alone: embeddings and summaries.",
     "migrate": "Bring the database to the newest schema.",
+    "index": "Give users with very many messages an index of their own.",
     "calibrate": "Measure on text of yours which passages are too far from a message to be remembered.",
     "envoy": "Print Envoy's bootstrap for the settings in the environment.",
     "token": "Mint a token of the local issuer that `chatrpc dev` made.",

@@ -18,19 +18,19 @@ from pgvector import HalfVector
 
 from chatrpc.db.codec import parts_from_json
 from chatrpc.db.engine import Statement
-from chatrpc.db.terms import MOST_QUERY_TERMS, query_vectors
+from chatrpc.db.terms import MOST_QUERY_TERMS, query_places
 from chatrpc.domain import Citation, Role, text_of
 from chatrpc.ports import Vector
 
 EXACT_TO = 2_000
 """Passages up to which a search scans them all exactly; there it takes as long as a search in two stages."""
-INDEXED_FROM = 100_000
+INDEXED_FROM = 30_000
 """Passages from which a user's own indexes serve, where `chatrpc index` has made them."""
 NEAR = 200
 """Passages of either kind, near by vector and by words, that a first look chooses for an exact one."""
 
 POOL = (
-    "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::sparsevec[], "
+    "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer[], "
     "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
 )
 TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::smallint[])"
@@ -174,7 +174,7 @@ def pool_call(
         through,
         HalfVector(query.vector),
         query.space_id,
-        query_vectors(query.terms),
+        query_places(query.terms),
         query.elsewhere,
         None if query.collections is None else list(query.collections),
         query.exact_to,
@@ -276,7 +276,7 @@ def _array(packed: bytes | None, kind: str) -> NDArray[Any]:
 
 
 def _frequencies(packed: Sequence[bytes | None], terms: int, rows: int) -> NDArray[np.int32]:
-    """How often each row holds each term, `(rows, terms)`, from the products with `chatrpc.db.terms.query_vectors`."""
+    """How often each row holds each term, `(rows, terms)`, from the products with the function term_digits' vectors."""
     held = np.zeros((rows, 8 * len(packed)), np.int32)
     for number, each in enumerate(packed):
         if each is not None:

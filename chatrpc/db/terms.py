@@ -15,7 +15,6 @@ MOST_QUERY_TERMS = 32
 """Terms of a query that are looked for."""
 MOST_FREQUENT = 7
 """As often a passage counts as holding a term at most. BM25 hardly tells more apart, and it is what three bits hold."""
-_TERMS_A_VECTOR = 8
 
 
 def term_vector(terms: Mapping[str, int]) -> SparseVector:
@@ -28,19 +27,9 @@ def term_vector(terms: Mapping[str, int]) -> SparseVector:
     return SparseVector(held, DIMENSION)
 
 
-def query_vectors(terms: Sequence[str]) -> list[SparseVector]:
-    """The terms of a query, the first `MOST_QUERY_TERMS`, eight a vector: term i of a vector weighs 8^i.
-
-    A product of one with a passage's vector is a number whose octal digits are the frequencies of the eight terms.
-    Single precision, in which pgvector adds, holds all 24 bits of it.
-    """
-    places = [_place(term) for term in terms[:MOST_QUERY_TERMS]]
-    # The same hash twice would carry over into the next digit.
-    digits = {place: number for number, place in reversed(list(enumerate(places)))}
-    vectors: list[dict[int, float]] = [{} for _ in range(0, len(places), _TERMS_A_VECTOR)]
-    for place, number in digits.items():
-        vectors[number // _TERMS_A_VECTOR][place] = float(8 ** (number % _TERMS_A_VECTOR))
-    return [SparseVector(vector, DIMENSION) for vector in vectors]
+def query_places(terms: Sequence[str]) -> list[int]:
+    """The places of a query's terms in such vectors, of the first `MOST_QUERY_TERMS`."""
+    return [_place(term) for term in terms[:MOST_QUERY_TERMS]]
 
 
 def _place(term: str) -> int:

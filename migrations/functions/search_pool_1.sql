@@ -7,11 +7,10 @@
 --
 -- The scope is that of in_scope; where `p_through` is null, it is through the summary that hot_path would find.
 --
--- Each element of `p_terms` stands for up to eight terms of the query: the place of term i's hash holds 8^i. A product
--- with it tells in one number how often a passage holds each of them, since no term counts more than seven times.
+-- `p_terms` are the places of the query's terms in the vectors of terms; `matches` are products with term_digits.
 CREATE FUNCTION search_pool(
     p_user uuid, p_shared uuid, p_conversation uuid, p_ends integer[], p_last_anchor integer, p_through integer,
-    p_vector halfvec, p_space smallint, p_terms sparsevec[], p_elsewhere boolean, p_collections uuid[],
+    p_vector halfvec, p_space smallint, p_terms integer[], p_elsewhere boolean, p_collections uuid[],
     p_exact_to integer, p_indexed_from integer, p_near integer,
     OUT tier text, OUT population bigint, OUT mean_length double precision,
     OUT dense_mean double precision, OUT dense_std double precision, OUT document_frequency integer[],
@@ -21,24 +20,25 @@ CREATE FUNCTION search_pool(
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET enable_bitmapscan = off
 SET max_parallel_workers_per_gather = 0
 SET work_mem = '32MB'
 AS $function$
 #variable_conflict use_column
 DECLARE
-    everyone uuid[] := ARRAY[p_user];
+    -- The user again where nobody shares anything. Conditions on the owner are written so that the executor sees from the
+    -- beginning which partitions it needs.
+    sharer uuid := CASE WHEN p_collections IS DISTINCT FROM '{}' THEN coalesce(p_shared, p_user) ELSE p_user END;
     through integer := p_through;
     -- Whether only the conversation itself is searched, so that its own rows are read and no others.
     alone boolean := NOT p_elsewhere AND p_collections IS NOT DISTINCT FROM '{}';
+    digits sparsevec[] := term_digits(p_terms);
     size bigint;
     chosen uuid[];
     looked record;
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true),
             set_config('chatrpc.shared_id', coalesce(p_shared::text, ''), true);
-    IF p_shared IS NOT NULL AND p_collections IS DISTINCT FROM '{}' THEN
-        everyone := everyone || p_shared;
-    END IF;
 
     IF through IS NULL THEN
         SELECT s.anchor_depth INTO through FROM summaries s
@@ -50,7 +50,7 @@ BEGIN
     END IF;
 
     SELECT coalesce(sum(c.passages), 0) INTO size FROM embedding_counts c
-    WHERE c.user_id = ANY (everyone) AND c.space_id = p_space;
+    WHERE c.user_id = ANY (ARRAY[p_user, sharer]) AND c.space_id = p_space;
     IF alone THEN
         size := least(size, through);
     END IF;
@@ -58,10 +58,10 @@ BEGIN
     tier := 'exact';
     IF size > p_exact_to THEN
         SELECT * INTO looked FROM search_coarsely(
-            p_user, everyone, p_conversation, p_ends, through, p_vector, p_space, p_terms, p_elsewhere, p_collections,
-            p_near
+            p_user, sharer, p_conversation, p_ends, through, p_vector, p_space, p_terms, digits, p_elsewhere,
+            p_collections, p_exact_to, size >= p_indexed_from, p_near
         );
-        tier := 'two_stage';
+        tier := looked.tier;
         chosen := looked.chosen;
         population := looked.population;
         mean_length := looked.mean_length;
@@ -75,15 +75,15 @@ BEGIN
            string_agg(int2send(e.source), ''), string_agg(int4send(e.branch), ''), string_agg(int4send(e.depth), ''),
            string_agg(float4send((e.embedding <#> p_vector)::real), ''), string_agg(int4send(e.length), ''),
            string_agg(timestamptz_send(e.created_at), ''),
-           ARRAY[string_agg(float4send((e.terms <#> p_terms[1])::real), ''),
-                 string_agg(float4send((e.terms <#> p_terms[2])::real), ''),
-                 string_agg(float4send((e.terms <#> p_terms[3])::real), ''),
-                 string_agg(float4send((e.terms <#> p_terms[4])::real), '')]
+           ARRAY[string_agg(float4send((e.terms <#> digits[1])::real), ''),
+                 string_agg(float4send((e.terms <#> digits[2])::real), ''),
+                 string_agg(float4send((e.terms <#> digits[3])::real), ''),
+                 string_agg(float4send((e.terms <#> digits[4])::real), '')]
     INTO units, passages, owners, containers, sources, branches, places, cosines, lengths, moments, matches
     -- Of these three the executor begins one.
     FROM (
         SELECT e.* FROM embeddings e
-        WHERE chosen IS NULL AND NOT alone AND e.user_id = ANY (everyone) AND e.space_id = p_space
+        WHERE chosen IS NULL AND NOT alone AND e.user_id = ANY (ARRAY[p_user, sharer]) AND e.space_id = p_space
           AND in_scope(e, p_user, p_conversation, through, p_ends, p_elsewhere, p_collections)
         UNION ALL
         SELECT e.* FROM embeddings e
@@ -91,7 +91,7 @@ BEGIN
           AND e.conversation_id = p_conversation AND e.source = 0 AND e.depth <= through AND e.depth <= p_ends[e.branch + 1]
         UNION ALL
         SELECT e.* FROM unnest(chosen) AS c (id)
-        JOIN embeddings e ON e.user_id = ANY (everyone) AND e.space_id = p_space AND e.message_id = c.id
+        JOIN embeddings e ON e.user_id = ANY (ARRAY[p_user, sharer]) AND e.space_id = p_space AND e.message_id = c.id
         WHERE chosen IS NOT NULL
           AND in_scope(e, p_user, p_conversation, through, p_ends, p_elsewhere, p_collections)
     ) e;

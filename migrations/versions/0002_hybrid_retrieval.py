@@ -20,7 +20,17 @@ SERVER_ROLE = "chatrpc_server"
 KEY = "user_id, space_id, message_id, passage"
 LOOKED_AT_FIRST = "conversation_id, branch, depth, active, source, collection_id, length, code, terms"
 SHARED = "(SELECT nullif(current_setting('chatrpc.shared_id', true), '')::uuid)"
-FUNCTIONS_ADDED = ("count_embeddings", "in_scope", "search_coarsely", "search_pool")
+# It runs as the schema's owner, whom row-level security does not bind.
+OF_ANY_USER = "search_by_indexes"
+FUNCTIONS_ADDED = (
+    "count_embeddings",
+    "in_scope",
+    "term_digits",
+    "term_places",
+    OF_ANY_USER,
+    "search_coarsely",
+    "search_pool",
+)
 COLUMNS_ADDED = ("source", "collection_id", "created_at", "length", "terms", "code")
 
 
@@ -33,9 +43,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("length", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("terms", SPARSEVEC(), server_default=sa.text(r"'{}/1000000000'"), nullable=False),
-        sa.Column(
-            "code", BIT(varying=True), sa.Computed("binary_quantize(embedding)", persisted=True), nullable=False
-        ),
+        sa.Column("code", BIT(varying=True), sa.Computed("binary_quantize(embedding)", persisted=True), nullable=False),
     )
     for column in columns:
         op.add_column("embeddings", column)
@@ -79,6 +87,13 @@ def upgrade() -> None:
         f"CREATE POLICY shared ON embeddings FOR SELECT TO {SERVER_ROLE} USING (source <> 0 AND user_id = {SHARED})"
     )
     op.execute(f"CREATE POLICY shared ON embedding_counts FOR SELECT TO {SERVER_ROLE} USING (user_id = {SHARED})")
+    # See the first migration: a function that runs as the schema's owner must not find a table of its caller's.
+    op.execute(
+        "DO $$ BEGIN EXECUTE format("
+        f"'ALTER FUNCTION {OF_ANY_USER} SET search_path = %I, pg_temp', current_schema()); END $$"
+    )
+    op.execute(f"REVOKE EXECUTE ON FUNCTION {OF_ANY_USER} FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {OF_ANY_USER} TO {SERVER_ROLE}")
 
 
 def downgrade() -> None:

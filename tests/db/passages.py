@@ -64,18 +64,31 @@ class Row:
 
 
 class Maker:
-    """Draws passages by a seed."""
+    """Draws passages by a seed.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        topics: Vectors lie about so many directions, as those of texts do; 0 scatters them evenly.
+    """
+
+    def __init__(self, seed: int, *, dimension: int = DIMENSION, topics: int = 0) -> None:
         self.random = random.Random(seed)
         self.numbers = np.random.default_rng(seed)
+        self._dimension = dimension
+        self._topics = [unit_vector(self.numbers, dimension) for _ in range(topics)]
+
+    def vector(self) -> Vector:
+        drawn = unit_vector(self.numbers, self._dimension)
+        if not self._topics:
+            return drawn
+        near = drawn + self.random.choice(self._topics)
+        return near / np.linalg.norm(near)
 
     def uuid(self) -> UUID:
         return UUID(int=self.random.getrandbits(128), version=4)
 
     def query(self, space_id: int, **scope: Any) -> Query:
         words = self.random.sample([*WORDS, "unheard"], self.random.choice([0, 1, 3, 10, 20]))
-        return Query(unit_vector(self.numbers), space_id, words, **scope)
+        return Query(self.vector(), space_id, words, **scope)
 
     def unit(
         self,
@@ -94,7 +107,7 @@ class Maker:
             words = [WORDS[int(len(WORDS) * self.random.random() ** 3)] for _ in range(self.random.randrange(9))]
             yield Row(
                 user, unit, passage, container, branch, depth, active, source, collection, created, Counter(words),
-                unit_vector(self.numbers),
+                self.vector(),
             )  # fmt: skip
 
     def conversation(self, user: UUID, container: UUID, size: int) -> Iterator[Row]:
