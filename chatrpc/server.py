@@ -131,6 +131,7 @@ class Memory:
             build_summarizer(settings.model, self.chat_model),
             self.space_id,
             settings.context,
+            lambda model: self.profiles.of(self.chat_model.model_name(model)).budget,
         )
 
     def ingest_worker(self, settings: MemorySettings) -> IngestWorker:

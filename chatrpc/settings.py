@@ -273,6 +273,12 @@ class ContextSettings(_Section):
         description="Length of a summary at most, in tokens; durable facts may take three fifths of it.",
     )
     hits: int = Field(default=8, ge=0, le=100, description="Retrieved items that enter a context at most.")
+    hits_tokens: int = Field(
+        default=1_000,
+        ge=64,
+        le=100_000,
+        description="Tokens that they may cost together; they stand where no prompt cache serves them.",
+    )
     cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=1024 * 1024, description="Memory of the hot paths of one process."
     )

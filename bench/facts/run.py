@@ -59,8 +59,9 @@ class Conversation:
         self._transcript = Transcript(database)
         self._settings = ContextSettings()
         recall = Recall(database)
+        profiles = load_profiles(ModelSettings())
         self._assembler = ContextAssembler(
-            recall, embedder, space_id, self._settings, load_profiles(ModelSettings()), lambda name: name or "none"
+            recall, embedder, space_id, self._settings, profiles, lambda name: name or "none"
         )
         self._recall = recall
         self._worker = MemoryWorker(
@@ -72,6 +73,7 @@ class Conversation:
             summarizer,
             space_id,
             self._settings,
+            lambda name: profiles.of(name or "none").budget,
         )
 
     async def say(self, script: Script) -> Outcome:

@@ -25,20 +25,19 @@ from chatrpc.settings import ContextSettings, EmbedderSettings, ModelSettings
 BAR = 80.0
 CACHED_PRICE = 0.1
 FIRST_SEED = 1
-# What is tried beside the given settings: K, B and hits.
+# What is tried beside the given settings: B, hits, and what the hits may cost together.
 SWEEP = (
-    (10, 10, 8),
-    (10, 20, 8),
-    (10, 30, 8),
-    (10, 40, 8),
-    (10, 60, 8),
-    (10, 10, 4),
-    (10, 30, 4),
-    (10, 40, 4),
-    (10, 60, 4),
-    (10, 40, 0),
+    (10, 8, 100_000),
+    (40, 8, 100_000),
+    (80, 8, 100_000),
+    (10, 8, 1_000),
+    (20, 8, 1_000),
+    (40, 8, 1_000),
+    (80, 8, 1_000),
+    (40, 8, 700),
+    (40, 0, 1_000),
 )
-SMALL_WINDOW = 4_096
+SMALL_WINDOW, LARGE_WINDOW = 4_096, 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,13 @@ class Setup:
     keep: int
     fold: int
     hits: int
+    hits_tokens: int
     window: int
 
     @property
     def name(self) -> str:
-        return f"{self.lengths.name}, K={self.keep}, B={self.fold}, hits={self.hits}, window {self.window:,}"
+        hits = f"{self.hits} hits of {self.hits_tokens:,}"
+        return f"{self.lengths.name}, window {self.window:,}, K={self.keep}, B={self.fold}, {hits}"
 
 
 async def run(setups: Sequence[Setup], turns: int, seeds: int) -> dict[Setup, list[Turn]]:
@@ -62,7 +63,13 @@ async def run(setups: Sequence[Setup], turns: int, seeds: int) -> dict[Setup, li
         space_id = await VectorStore(database).register_space(embedder.space)
         remembering = RememberingEmbedder(embedder)
         for setup in setups:
-            context = ContextSettings(hot_path=setup.keep, fold=setup.fold, hits=setup.hits, retrieval_timeout=60)
+            context = ContextSettings(
+                hot_path=setup.keep,
+                fold=setup.fold,
+                hits=setup.hits,
+                hits_tokens=setup.hits_tokens,
+                retrieval_timeout=60,
+            )
             model = ModelSettings(context_window=setup.window, output_reserve=setup.window // 8)
             measured[setup] = []
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
@@ -122,21 +129,28 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=defaults.hot_path, help="K")
     parser.add_argument("--fold", type=int, default=defaults.fold, help="B")
     parser.add_argument("--hits", type=int, default=defaults.hits, help="retrieved passages at most")
+    parser.add_argument("--hits-tokens", type=int, default=defaults.hits_tokens, help="that they may cost together")
     parser.add_argument("--seeds", type=int, default=1, help="conversations of each row")
     parser.add_argument("--sweep", action="store_true", help="other settings too")
     parser.add_argument("--json", type=Path, help="file to write a row for each turn to")
     given = parser.parse_args()
     # Conversations that are said as fast as this are no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    window = ModelSettings().context_window
-    sizes: list[tuple[int, int, int]] = [(given.keep, given.fold, given.hits), *(SWEEP if given.sweep else ())]
-    both = (LMSYS, WILDCHAT)
-    setups = [Setup(each, *size, window) for each in both for size in dict.fromkeys(sizes)]
-    setups += [Setup(each, *sizes[0], SMALL_WINDOW) for each in both]
+    asked = (given.fold, given.hits, given.hits_tokens)
+    sizes: dict[tuple[int, int, int], None] = dict.fromkeys((asked, *(SWEEP if given.sweep else ())))
+    default_window = ModelSettings().context_window
+    setups = [
+        Setup(lengths, given.keep, *size, window)
+        for lengths in (LMSYS, WILDCHAT)
+        for window in (default_window, LARGE_WINDOW)
+        for size in sizes
+    ]
+    setups += [Setup(lengths, given.keep, *asked, SMALL_WINDOW) for lengths in (LMSYS, WILDCHAT)]
     measured = uvloop.run(run(setups, given.turns, given.seeds))
     show(measured)
-    judged = [setup for setup in setups[: len(setups) - 2] if (setup.keep, setup.fold, setup.hits) == sizes[0]]
-    for setup in judged:
+    for setup in setups:
+        if (setup.fold, setup.hits, setup.hits_tokens) != asked or setup.window == SMALL_WINDOW:
+            continue
         share = 100 * sum(turn.equal for turn in measured[setup]) / sum(turn.size for turn in measured[setup])
         print(f"bar: {BAR:.0f} % with {setup.name}: {'met' if share >= BAR else 'MISSED'} ({share:.1f} %)")
     if given.json is not None:

@@ -22,7 +22,6 @@ from chatrpc.db.transcript import FinishedReply, Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import (
     AssembledContext,
-    DropReason,
     FinishReason,
     MessageState,
     OutgoingMessage,
@@ -96,9 +95,10 @@ class Conversation:
 
     def __post_init__(self) -> None:
         recall = Recall(self.database)
+        profiles = load_profiles(self.model)
         self._transcript = Transcript(self.database)
         self._assembler = ContextAssembler(
-            recall, self.embedder, self.space_id, self.context, load_profiles(self.model), lambda name: name or "none"
+            recall, self.embedder, self.space_id, self.context, profiles, lambda name: name or "none"
         )
         self._worker = MemoryWorker(
             MemoryTasks(self.database),
@@ -109,6 +109,7 @@ class Conversation:
             ExtractiveSummarizer(),
             self.space_id,
             self.context,
+            lambda name: profiles.of(name or "none").budget,
         )
 
     async def hold(self, turns: int, lengths: Lengths, seed: int) -> list[Turn]:
@@ -124,7 +125,7 @@ class Conversation:
         for text, reply in talk(turns, lengths, seed):
             context = await self._turn(created.id, text, reply)
             request = json.dumps(joined(context.prompt), ensure_ascii=False).encode()
-            measured.append(_measured(context, request, before))
+            measured.append(_measured(context, request, before, path=2 * len(measured) + 1))
             before = request
         return measured
 
@@ -158,16 +159,16 @@ class Conversation:
         return context
 
 
-def _measured(context: AssembledContext, request: bytes, before: bytes) -> Turn:
+def _measured(context: AssembledContext, request: bytes, before: bytes, path: int) -> Turn:
+    """`path` is the number of messages that there are, the query among them."""
     shorter = min(len(request), len(before))
     differing = np.flatnonzero(np.frombuffer(request[:shorter], np.uint8) != np.frombuffer(before[:shorter], np.uint8))
     tail = [each for each in context.prompt if each.section in (Section.RETRIEVED, Section.QUERY)]
     report = context.report
-    hits = {hit.message_id for hit in report.hits}
     return Turn(
         size=len(request),
         equal=int(differing[0]) if differing.size else shorter,
         tail=sum(len(each.content.encode()) for each in tail),
         hits=len(report.hits),
-        left_out=any(each.reason is DropReason.BUDGET and each.message_id not in hits for each in report.dropped),
+        left_out=path - report.summarized_through_depth > len(report.verbatim),
     )

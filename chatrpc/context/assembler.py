@@ -66,6 +66,7 @@ class _Request:
 
     Attributes:
         path: What the context may hold of the conversation; with the query where that is stored.
+        hits_tokens: What the hits may cost together; None where only their number is limited.
         asked_at: What "yesterday" in the query is seen from.
         embedding_wait: Seconds spent waiting for the query's vector.
         spans: Times that the query names.
@@ -80,6 +81,7 @@ class _Request:
     settings: TurnSettings
     memory: ConversationMemory
     hits: int
+    hits_tokens: int | None
     asked_at: datetime
     started: float
     embedding_wait: float = 0.0
@@ -153,6 +155,7 @@ class ContextAssembler:
             settings=accepted.turn_settings.over(accepted.settings),
             memory=accepted.memory,
             hits=self._settings.hits,
+            hits_tokens=self._settings.hits_tokens,
             asked_at=message.created_at,
             started=started,
         )
@@ -189,6 +192,7 @@ class ContextAssembler:
             settings=settings.over(conversation.settings),
             memory=conversation.memory,
             hits=self._settings.hits if max_retrieved is None else max_retrieved,
+            hits_tokens=self._settings.hits_tokens if max_retrieved is None else None,
             asked_at=datetime.now(UTC),
             started=time.perf_counter(),
         )
@@ -297,7 +301,15 @@ class ContextAssembler:
             return Chosen((), ())
         before = (message.text for message in hot.messages if message.id != request.query.id)
         verbatim_texts = [request.query.text, *before]
-        return choose(ranked, passages, mode=mode, floor=floor, limit=request.hits, verbatim_texts=verbatim_texts)
+        return choose(
+            ranked,
+            passages,
+            mode=mode,
+            floor=floor,
+            limit=request.hits,
+            verbatim_texts=verbatim_texts,
+            tokens=request.hits_tokens,
+        )
 
     @staticmethod
     def _without_retrieval(request: _Request, error: Exception) -> None:

@@ -6,7 +6,7 @@ it proposes may be refused again and again, for the sake of a single message: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -28,10 +28,16 @@ MOST_REFUSALS = 5
 """Refusals of one batch in a row, with growing pauses between them, after which it is folded without the summariser."""
 FACTS_SHARE = 0.6
 """Part of a summary's tokens that durable facts may take; the narrative has the rest."""
+VERBATIM_SHARE = 0.6
+"""Part of the model's budget that messages may cost before they are folded early; the rest is for the head of the
+prompt, retrieved passages, and messages that come before the summary does."""
 LARGEST_STEP = 20
 """Batches that one fold takes at once at most, where a summary is made anew after an erasure."""
 
 _NOTHING_SAID = "(Nothing was said.)"
+
+BudgetOf = Callable[[str | None], int]
+"""Tokens that a prompt may cost for the model of a conversation; None where it names none."""
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +45,20 @@ log = structlog.get_logger(__name__)
 class Folder:
     """Writes the versions of conversations' summaries."""
 
-    def __init__(self, summaries: Summaries, recall: Recall, summarizer: Summarizer, settings: ContextSettings) -> None:
+    def __init__(
+        self,
+        summaries: Summaries,
+        recall: Recall,
+        summarizer: Summarizer,
+        settings: ContextSettings,
+        budget_of: BudgetOf,
+    ) -> None:
         self._summaries = summaries
         self._recall = recall
         self._summarizer = summarizer
         self._fallback = ExtractiveSummarizer()
         self._settings = settings
+        self._budget_of = budget_of
         self._facts_tokens = int(settings.summary_tokens * FACTS_SHARE)
         self._narrative_tokens = settings.summary_tokens - self._facts_tokens - FACTS_OVERHEAD
 
@@ -61,20 +75,21 @@ class Folder:
             hot = await self._recall.hot_path(task.user_id, task.conversation_id, conversation.path, keep=keep)
         except NotFound:
             return  # It was deleted, and its task with it.
-        while batch := self._batch(hot):
+        room = int(self._budget_of(conversation.settings.model) * VERBATIM_SHARE)
+        while batch := self._batch(hot, room):
             summary = await self._add_version(task, hot, batch)
             if summary is None:
                 return  # Another worker was faster, or a message was erased: the task is due again.
             hot = replace(hot, summary=summary, messages=hot.messages[len(batch) :])
 
-    def _batch(self, hot: HotPath) -> Sequence[Message]:
+    def _batch(self, hot: HotPath, room: int) -> Sequence[Message]:
         """What is due. A summary that is made anew takes large steps, as large as the summariser reads whole."""
         keep, fold = self._settings.hot_path, self._settings.fold
-        batch = batch_due(hot.messages, keep, fold)
+        batch = batch_due(hot.messages, keep, fold, room)
         if not hot.rebuilding:
             return batch
         for _ in range(LARGEST_STEP - 1):
-            further = batch_due(hot.messages[len(batch) :], keep, fold)
+            further = batch_due(hot.messages[len(batch) :], keep, fold, room)
             if not further or sum(each.tokens for each in (*batch, *further)) > self._summarizer.batch_tokens:
                 break
             batch = (*batch, *further)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from chatrpc.context.background import WorkLoop, backoff, log_failure
-from chatrpc.context.fold import Folder
+from chatrpc.context.fold import BudgetOf, Folder
 from chatrpc.context.retrieval.lexicon import terms
 from chatrpc.db.memory import MemoryTask, MemoryTasks
 from chatrpc.db.recall import Recall
@@ -71,6 +71,7 @@ class MemoryWorker:
 
     Args:
         space_id: The embedder's space in the database.
+        budget_of: Tokens that a prompt may cost for the model of a conversation.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class MemoryWorker:
         summarizer: Summarizer,
         space_id: int,
         context: ContextSettings,
+        budget_of: BudgetOf,
     ) -> None:
         self._tasks = tasks
         self._vectors = vectors
-        self._folder = Folder(summaries, recall, summarizer, context)
+        self._folder = Folder(summaries, recall, summarizer, context, budget_of)
         self._embedder = embedder
         self._space_id = space_id
         self._loop = WorkLoop("memory", self._claim, self._work, CONCURRENCY)

@@ -2,7 +2,8 @@
 
 The window moves in steps: at least `keep` messages after the summary's anchor stay verbatim, and only when `fold`
 more have gathered does the oldest batch of `fold` enter the summary. Between two steps the beginning of the prompt
-does not change, so a provider's prompt cache keeps hitting.
+does not change, so a provider's prompt cache keeps hitting. Long messages make smaller steps: what the model has no
+room for would be left out of its context, and the summary is the better place for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from chatrpc.domain import Message, Path, Summary
+
+SMALLEST_STEP = 1 / 4
+"""Part of `fold` that enters the summary at least where the room runs short, so that small windows have steps too."""
 
 
 def length(path: Path) -> int:
@@ -43,8 +47,10 @@ def keeps_enough(summary: Summary | None, path: Path, keep: int) -> bool:
     return summary is None or summary.anchor_depth + keep <= length(path)
 
 
-def batch_due(messages: Sequence[Message], keep: int, fold: int) -> tuple[Message, ...]:
-    """The batch of `fold` messages that is due to enter the summary, oldest first, or nothing.
+def batch_due(messages: Sequence[Message], keep: int, fold: int, room: int) -> tuple[Message, ...]:
+    """The messages that are due to enter the summary, oldest first, or nothing.
+
+    That is a batch of `fold`, or all but the newest `keep` as soon as the messages together cost more than `room`.
 
     Messages behind the first unfinished reply do not count. So the summary never passes such a reply, and the turn
     that is writing it, or waits to, has its `keep` messages too.
@@ -52,7 +58,12 @@ def batch_due(messages: Sequence[Message], keep: int, fold: int) -> tuple[Messag
     Args:
         messages: The path after the summary's anchor, oldest first.
         keep: Messages that stay verbatim.
-        fold: Messages of one step.
+        fold: Messages of one step at most.
+        room: Tokens that the messages may cost together.
     """
-    finished = sum(1 for _ in takewhile(lambda message: message.state.finished, messages))
-    return tuple(messages[:fold]) if finished >= keep + fold else ()
+    finished = tuple(takewhile(lambda message: message.state.finished, messages))
+    beyond = finished[: max(len(finished) - keep, 0)]
+    if len(beyond) >= fold:
+        return beyond[:fold]
+    crowded = sum(message.tokens for message in finished) > room
+    return beyond if crowded and len(beyond) >= max(fold * SMALLEST_STEP, 1) else ()

@@ -123,6 +123,7 @@ class Household:
             self.summarizer,
             self.space_id,
             context,
+            lambda model: profiles.of(model or "m").budget,
         )
 
     async def open_conversation(self, settings: TurnSettings | None = None) -> UUID:

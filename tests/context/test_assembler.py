@@ -324,6 +324,33 @@ async def test_the_oldest_messages_leave_a_small_window_and_are_reported(databas
     assert 0 < len(dropped) < 18
 
 
+async def test_the_budget_is_that_of_the_model_that_answers_the_turn(household: Household) -> None:
+    conversation_id = await household.open_conversation(TurnSettings(model="gpt-4o"))
+    context = await household.assemble(await household.send(conversation_id, "hello"))
+    assert context.report.model == "gpt-4o"
+    assert (context.report.budget_tokens, context.output_reserve) == (128_000 - 16_384, 16_384)
+    other = TurnSettings(model="openai/gpt-4")
+    context = await household.processes[0].preview(
+        household.user_id, conversation_id, (TextPart("hello"),), other, None
+    )
+    assert (context.report.budget_tokens, context.output_reserve) == (8_192 - 2_048, 2_048)
+
+
+async def test_long_messages_are_folded_before_the_budget_would_leave_them_out(
+    database: Database, space_id: int
+) -> None:
+    model = ModelSettings(context_window=4_096, output_reserve=512)
+    household = Household(database, space_id, keep=4, fold=40, model=model, summary_tokens=256)
+    conversation_id = await household.open_conversation()
+    for number in range(20):
+        turn = await household.send(conversation_id, f"question {number} " + "with some more words " * 10)
+        context = await household.assemble(turn)
+        assert len(context.report.verbatim) == len(turn.path) - context.report.summarized_through_depth
+        await household.finish(turn, f"answer {number} " + "with a few words " * 10)
+        await household.worker.drain()
+    assert context.report.summarized_through_depth > 20
+
+
 async def test_replies_that_never_had_a_word_are_reported_as_empty(household: Household) -> None:
     conversation_id = await household.open_conversation()
     failed = await household.send(conversation_id, "first")

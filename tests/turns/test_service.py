@@ -97,6 +97,13 @@ async def test_a_reply_of_somebody_else_does_not_exist(process: Process) -> None
             await process.turns.cancel(caller(who), reply_id)
 
 
+async def test_a_reply_may_be_as_long_as_its_model_allows(process: Process, provider: Provider) -> None:
+    for model, limit in (("gpt-4o", 16_384), ("gpt-4", 2_048), ("anything else", 2_048)):
+        _, events = await process.send("Hi.", settings=TurnSettings(model=model))
+        await until_last(events)
+        assert provider.requests[-1].body["max_tokens"] == limit
+
+
 async def test_a_resend_attaches_while_running_and_afterwards(process: Process, provider: Provider) -> None:
     gate = asyncio.Event()
     provider.script(Answer(gate=gate))

@@ -113,6 +113,7 @@ def choose(
     floor: float,
     limit: int,
     verbatim_texts: Sequence[str],
+    tokens: int | None = None,
 ) -> Chosen:
     """Choose what enters a context.
 
@@ -126,6 +127,7 @@ def choose(
         floor: Lowest cosine that may enter by itself.
         limit: Passages that enter at most.
         verbatim_texts: The messages that stand in the window, the query among them.
+        tokens: What hits may cost together, but for the best, which enters whatever it costs.
     """
     longest = max((len(passage.text) for passage in passages.values()), default=0)
     # A much longer text is no repetition; splitting it into words would cost more than all the rest.
@@ -154,7 +156,20 @@ def choose(
             hits.append(_hit(each, passage, sure=False))
         else:
             dropped.append(_dropped(each, passage, DropReason.BELOW_FLOOR))
-    return Chosen(tuple(hits), tuple(dropped))
+    return _within(tokens, hits, dropped)
+
+
+def _within(tokens: int | None, hits: list[Hit], dropped: list[Dropped]) -> Chosen:
+    """What may cost so much together: of a hit that is too long for what is left, a shorter one takes the place."""
+    kept: list[Hit] = []
+    spent = 0
+    for hit in hits:
+        if tokens is None or not kept or spent + hit.tokens <= tokens:
+            kept.append(hit)
+            spent += hit.tokens
+        else:
+            dropped.append(Dropped(hit.message_id, DropReason.BUDGET, hit.tokens, hit.citation))
+    return Chosen(tuple(kept), tuple(dropped))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -38,6 +38,19 @@ def test_calibrated_admits_from_the_floor_up_and_tells_which_are_sure():
     assert [each.reason for each in result.dropped] == [DropReason.BELOW_FLOOR]
 
 
+def test_hits_cost_no_more_together_than_they_may_and_a_shorter_takes_the_place_of_one_too_long():
+    units = far_apart((0.9, "apples"), (0.8, "pears " * 50), (0.75, "plums"), (0.72, "cherries"))
+    best = ranked(units)
+    passages = {each.row: units[each.row].passage for each in best}
+    kinds = {"mode": RetrievalMode.CALIBRATED, "floor": FLOOR, "limit": 8, "verbatim_texts": ()}
+    whole = choose(best, passages, **kinds)
+    room = whole.hits[0].tokens + whole.hits[2].tokens
+    result = choose(best, passages, tokens=room, **kinds)
+    assert [hit.text for hit in result.hits] == ["apples", "plums"]
+    assert [each.reason for each in result.dropped] == [DropReason.BUDGET] * 2
+    assert [hit.text for hit in choose(best, passages, tokens=1, **kinds).hits] == ["apples"]
+
+
 def test_strict_admits_sure_hits_alone_nearest_first():
     units = far_apart((0.71, "apples"), (0.7, "pears and plums"), (0.75, "plums"), (0.2, "pears"))
     result = chosen(units, RetrievalMode.STRICT, question="pears")
