@@ -31,8 +31,9 @@ CONCURRENCY = 2
 STRETCH = 1_024
 """Chunks that are embedded before other documents have their turn."""
 
-# Texts of like length are embedded together without padding: the more there are to choose from, the less is wasted.
-_EMBEDDED_AT_ONCE = 128
+# Texts of like length are embedded together without padding: the more there are to choose from, the less is wasted. To
+# find the terms of so many, and to write them, holds up the event loop for some milliseconds.
+_EMBEDDED_AT_ONCE = 64
 _STORED_AT_ONCE = 512
 
 
