@@ -12,7 +12,7 @@ from chatrpc.settings import LogSettings, load
 
 @click.command()
 def worker() -> None:
-    """Embed messages, summarise them and ingest documents in the background, configured by the environment; see .env.example.
+    """Embed messages, summarise them and ingest documents in the background, configured by the environment.
 
     Servers do this themselves unless CHATRPC_SERVER_EMBEDDED_WORKER is false.
     """

@@ -35,7 +35,7 @@ CONCURRENCY = 4
 
 _MESSAGES_AT_ONCE = 64
 _PASSAGES_AT_ONCE = 64
-# Models that read longer texts tell less of each of their sentences, and an index entry holds the terms of no longer one.
+# Of a longer text a vector tells less of each sentence, and no index entry holds the terms of a longer one.
 _PASSAGE_TOKENS = 512
 # Splitting reads 1,000 characters in about 0.1 ms, so a longer text would hold up the event loop noticeably.
 _LONG_TEXT = 20_000

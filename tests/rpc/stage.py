@@ -34,11 +34,11 @@ from chatrpc.db.reports import Reports
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import FinishReason, Usage
-from chatrpc.models.profiles import load_profiles
 from chatrpc.knowledge.ingest import IngestWorker
 from chatrpc.knowledge.library import Library
 from chatrpc.knowledge.parser import Parser
 from chatrpc.knowledge.search import DocumentSearch
+from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
 from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server

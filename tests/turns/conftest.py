@@ -51,9 +51,7 @@ class Process:
     lease: ProcessLease
     takeover: Takeover
 
-    async def send(
-        self, text: str, key: str | None = None, **fields: object
-    ) -> tuple[Accepted, ReplyReader]:
+    async def send(self, text: str, key: str | None = None, **fields: object) -> tuple[Accepted, ReplyReader]:
         message = OutgoingMessage(
             self.conversation_id, key or uuid4().hex, (TextPart(text),), coalesce_window=0.0, **fields
         )
