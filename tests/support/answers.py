@@ -36,6 +36,7 @@ class Answer:
         rate: Deltas a second; None sends them as fast as they are read.
         gate: Awaited before every delta from number `gate_at` on, so that a test decides when the answer goes on.
         first_chunks: Raw chunks before the first delta, such as a reasoning model's thoughts.
+        calls: Tool calls after the deltas, as name and arguments, sent in small pieces as OpenAI does.
     """
 
     deltas: Sequence[str] = ("Hello", ", ", "world", ".")
@@ -51,6 +52,7 @@ class Answer:
     gate: asyncio.Event | None = None
     gate_at: int = 0
     first_chunks: Sequence[Mapping[str, Any]] = ()
+    calls: Sequence[tuple[str, str]] = ()
 
 
 def default_answer(body: dict[str, Any]) -> Answer:
@@ -60,6 +62,6 @@ def default_answer(body: dict[str, Any]) -> Answer:
     summary = follow(user)
     text = f"You said: {user}" if summary is None else summary
     deltas = re.findall(r"\S+\s*", text)
-    words = sum(len(each["content"].split()) for each in messages)
+    words = sum(len((each["content"] or "").split()) for each in messages)
     usage = {"prompt_tokens": words, "completion_tokens": len(deltas), "total_tokens": words + len(deltas)}
     return Answer(deltas=deltas, usage=usage)

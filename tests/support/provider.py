@@ -20,7 +20,7 @@ import base64
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -128,6 +128,8 @@ class Provider:
         async for text in _paced(answer, request):
             await connection.send_event(_chunk(model, {"content": text}))
             request.sent += 1
+        for piece in _call_pieces(answer.calls):
+            await connection.send_event(_chunk(model, {"tool_calls": [piece]}))
         match answer.fault:
             case Fault.STALL:
                 await connection.lost.wait()
@@ -143,7 +145,8 @@ class Provider:
                 await connection.send_event({"error": {"message": "the engine died, secret-key", "code": 500}})
             case _:
                 if answer.finish_reason is not None:
-                    await connection.send_event(_chunk(model, {}, answer.finish_reason))
+                    reason = "tool_calls" if answer.calls else answer.finish_reason
+                    await connection.send_event(_chunk(model, {}, reason))
                 if answer.usage is not None and wants_usage:
                     await connection.send_event({**_chunk(model, {}), "choices": [], "usage": answer.usage})
                 await connection.send_data(b"[DONE]")
@@ -151,6 +154,13 @@ class Provider:
                     await connection.lost.wait()
                 await connection.end_stream()
                 request.done = True
+
+
+def _call_pieces(calls: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    for index, (name, arguments) in enumerate(calls):
+        yield {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
+        for start in range(0, len(arguments), 5):
+            yield {"index": index, "function": {"arguments": arguments[start : start + 5]}}
 
 
 async def _paced(answer: Answer, request: Request) -> AsyncIterator[str]:
