@@ -1,17 +1,13 @@
-"""What a context is built from: the summary and the messages after it, and the passages nearest to a query.
+"""What a context is built from: the summary and the messages after it, and what a search finds.
 
-Both together are one pipelined round trip.
+Both together are one pipelined round trip; the texts of what is chosen of the find are another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from pgvector import HalfVector
 
 from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings_from_json
 from chatrpc.db.engine import Database, Statement
@@ -20,56 +16,20 @@ from chatrpc.domain import (
     Conversation,
     ConversationMemory,
     HotPath,
-    MemoryScope,
     Message,
     MessageState,
     Path,
     Role,
     Summary,
-    text_of,
 )
 from chatrpc.errors import NotFound, Reason
-from chatrpc.ports import Vector
 
 CONVERSATION_COLUMNS = (
     "c.id, c.title, c.settings, c.labels, c.revision, c.head_id, c.head_branch, c.head_depth, c.lineage, "
     "c.last_sequence, c.created_at, c.updated_at, c.memory"
 )
 HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
-# The length of a vector is not part of the type, so that two models can live side by side.
-SEARCH = (
-    "SELECT * FROM search_passages(%s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer, %s)"
-)
 CONVERSATION = f"SELECT {CONVERSATION_COLUMNS} FROM conversations c WHERE c.user_id = %s AND c.id = %s"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A passage near to a query."""
-
-    message_id: UUID
-    conversation_id: UUID
-    role: Role
-    text: str
-    created_at: datetime
-    cosine: float
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What to look for.
-
-    Attributes:
-        vector: The query's unit vector.
-        space_id: The embedding space it belongs to.
-        limit: Passages at most.
-        scope: All of the user's conversations, or this one alone.
-    """
-
-    vector: Vector
-    space_id: int
-    limit: int
-    scope: MemoryScope
 
 
 def conversation_of(row: dict[str, Any]) -> Conversation:
@@ -110,25 +70,6 @@ class Recall:
         [rows] = await self._database.calls(_hot_path_call(user_id, conversation_id, path, keep))
         return _hot_path_of(rows, conversation_id, path)
 
-    async def search(self, user_id: UUID, conversation_id: UUID, search: Search, through: Path) -> list[Candidate]:
-        """The passages nearest to a query, best first; of this conversation only messages on `through`.
-
-        `through` is the summarised part of the path, so that nothing is found that stands verbatim in the window.
-        """
-        covered = _length(through)
-        [rows] = await self._database.calls(_search_call(user_id, conversation_id, search, through, 0, covered))
-        return [_candidate_of(row) for row in rows]
-
-    async def hot_path_and_search(
-        self, user_id: UUID, conversation_id: UUID, path: Path, search: Search, *, keep: int = 0
-    ) -> tuple[HotPath, list[Candidate]]:
-        """`hot_path`, and `search` through the anchor of the summary that it finds, in one round trip."""
-        hot, found = await self._database.calls(
-            _hot_path_call(user_id, conversation_id, path, keep),
-            _search_call(user_id, conversation_id, search, path, keep, None),
-        )
-        return _hot_path_of(hot, conversation_id, path), [_candidate_of(row) for row in found]
-
     async def pool(self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path) -> Pool:
         """What a hybrid search finds to score; of this conversation only messages on `through`.
 
@@ -161,23 +102,6 @@ class Recall:
 def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:
     branches = _array([branch for branch, _ in path])
     return HOT_PATH, (user_id, conversation_id, branches, _ends(path), _length(path) - keep)
-
-
-def _search_call(
-    user_id: UUID, conversation_id: UUID, search: Search, path: Path, keep: int, through: int | None
-) -> Statement:
-    everywhere = search.scope is MemoryScope.USER
-    return SEARCH, (
-        user_id,
-        conversation_id,
-        _ends(path),
-        _length(path) - keep,
-        through,
-        HalfVector(search.vector),
-        search.space_id,
-        search.limit,
-        everywhere,
-    )
 
 
 def _length(path: Path) -> int:
@@ -241,16 +165,4 @@ def _message_of(row: dict[str, Any], conversation_id: UUID) -> Message:
         parts=parts_from_json(row["parts"]),
         tokens=row["tokens"],
         created_at=row["created_at"],
-    )
-
-
-def _candidate_of(row: dict[str, Any]) -> Candidate:
-    text = text_of(parts_from_json(row["parts"]))
-    return Candidate(
-        message_id=row["message_id"],
-        conversation_id=row["conversation_id"],
-        role=Role(row["role"]),
-        text=text[row["span_start"] : row["span_end"]],
-        created_at=row["created_at"],
-        cosine=row["cosine"],
     )

@@ -11,11 +11,12 @@ import pytest
 
 from chatrpc.db.engine import Database
 from chatrpc.db.memory import MemoryTasks
-from chatrpc.db.recall import Recall, Search
+from chatrpc.db.recall import Recall
+from chatrpc.db.search import Pool, Query
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import NewVector, VectorStore
-from chatrpc.domain import Accepted, MemoryScope, Message
+from chatrpc.domain import Accepted, Message
 from chatrpc.errors import SettingsError
 from chatrpc.ports import EmbeddingSpace, Vector
 from tests.db.helpers import finish
@@ -44,6 +45,11 @@ async def embed(database: Database, user_id: UUID, space_id: int, messages: list
         space_id,
         [NewVector(m.id, m.conversation_id, 0, (0, len(m.text)), vector(seed + n)) for n, m in enumerate(messages)],
     )
+
+
+async def texts(recall: Recall, user_id: UUID, query: Query, pool: Pool) -> set[str]:
+    read = await recall.passages(user_id, query, pool, range(len(pool)))
+    return {passage.text for passage in read.values()}
 
 
 async def test_the_hot_path_is_the_summary_and_what_follows(database: Database, user_id: UUID) -> None:
@@ -110,48 +116,23 @@ async def test_a_summary_serves_only_paths_that_hold_its_anchor(database: Databa
     assert [m.depth for m in hot.messages] == [3, 4, 5]
 
 
-async def test_search_finds_what_an_exact_scan_finds(database: Database, user_id: UUID) -> None:
-    store, recall = VectorStore(database), Recall(database)
-    space_id = await store.register_space(SPACE)
-    here, there = await new_conversation(database, user_id), await new_conversation(database, user_id)
-    own = await turns(database, user_id, here, 10)
-    other = await turns(database, user_id, there, 10)
-    stranger = uuid4()
-    foreign = await turns(database, stranger, await new_conversation(database, stranger), 10)
-    await embed(database, user_id, space_id, [t.message for t in own], 0)
-    await embed(database, user_id, space_id, [t.message for t in other], 100)
-    await embed(database, stranger, space_id, [t.message for t in foreign], 200)
-
-    query = vector(7)
-    cosines = {t.message.id: float(vector(n) @ query) for n, t in enumerate(own) if t.message.depth <= 9}
-    cosines |= {t.message.id: float(vector(100 + n) @ query) for n, t in enumerate(other)}
-    expected = sorted(cosines, key=lambda id_: -cosines[id_])[:6]
-    search = Search(query, space_id, 6, MemoryScope.USER)
-    found = await recall.search(user_id, here, search, through=((0, 9),))
-    assert [c.message_id for c in found] == expected
-    assert [c.cosine for c in found] == pytest.approx([cosines[id_] for id_ in expected], abs=2e-3)
-
-    only_here = await recall.search(user_id, here, Search(query, space_id, 50, MemoryScope.CONVERSATION), ((0, 9),))
-    assert {c.message_id for c in only_here} == {t.message.id for t in own if t.message.depth <= 9}
-
-
 async def test_one_round_trip_searches_up_to_the_summary(database: Database, user_id: UUID) -> None:
     store, recall = VectorStore(database), Recall(database)
     space_id = await store.register_space(SPACE)
     conversation_id = await new_conversation(database, user_id)
     made = await turns(database, user_id, conversation_id, 6)
     await embed(database, user_id, space_id, [t.message for t in made], 0)
-    search = Search(vector(1), space_id, 50, MemoryScope.CONVERSATION)
+    query = Query(vector(1), space_id, (), elsewhere=False)
     path = made[-1].path
-    _, nothing = await recall.hot_path_and_search(user_id, conversation_id, path, search)
-    assert nothing == []
+    _, nothing = await recall.hot_path_and_pool(user_id, conversation_id, path, query)
+    assert len(nothing) == 0
     anchor = (await recall.hot_path(user_id, conversation_id, path)).messages[3]
     await Summaries(database).add(
         user_id, conversation_id, previous=None, erasures=0, anchor=anchor, text="s", tokens=1, model="m"
     )
-    hot, found = await recall.hot_path_and_search(user_id, conversation_id, path, search)
+    hot, found = await recall.hot_path_and_pool(user_id, conversation_id, path, query)
     assert hot.messages[0].depth == 5
-    assert {c.text for c in found} == {"question 0", "question 1"}
+    assert await texts(recall, user_id, query, found) == {"question 0", "question 1"}
 
 
 async def test_another_branch_is_not_found_from_elsewhere(database: Database, user_id: UUID) -> None:
@@ -162,8 +143,9 @@ async def test_another_branch_is_not_found_from_elsewhere(database: Database, us
     await embed(database, user_id, space_id, [t.message for t in made], 0)
     edited = await append(database, user_id, branched, "edit", "edited", parent=made[0].reply.id)
     await embed(database, user_id, space_id, [edited.message, made[1].message], 50)
-    found = await recall.search(user_id, elsewhere, Search(vector(1), space_id, 50, MemoryScope.USER), ())
-    assert {c.text for c in found} == {"question 0", "edited"}
+    query = Query(vector(1), space_id, (), elsewhere=True)
+    found = await recall.pool(user_id, elsewhere, query, ())
+    assert await texts(recall, user_id, query, found) == {"question 0", "edited"}
 
 
 async def test_a_vector_written_while_its_branch_is_left_is_not_found_from_elsewhere(
@@ -182,8 +164,8 @@ async def test_a_vector_written_while_its_branch_is_left_is_not_found_from_elsew
         embedding = group.create_task(embed(database, user_id, space_id, [second.message], 1))
         await asyncio.wait({embedding}, timeout=0.3)
     elsewhere = await new_conversation(database, user_id)
-    search = Search(vector(1), space_id, 10, MemoryScope.USER)
-    assert await Recall(database).search(user_id, elsewhere, search, ()) == []
+    query = Query(vector(1), space_id, (), elsewhere=True)
+    assert len(await Recall(database).pool(user_id, elsewhere, query, ())) == 0
 
 
 async def test_a_database_holds_one_embedding_space(database: Database) -> None:
