@@ -17,6 +17,7 @@ from tests.e2e.stack import PATIENCE, ROOT, SCRIPTS, Dev, environment
 SERVICES = [
     "chatapi.v1.ChatService",
     "chatapi.v1.ConversationService",
+    "chatapi.v1.KnowledgeService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
