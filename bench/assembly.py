@@ -5,7 +5,7 @@ has a summary and 20 messages after it. In each round, in random order and with 
 
 - the vector query: one prepared statement that finds the nearest passages of the user, exactly, and their texts;
 - the search: `Recall.search`, the same as chatrpc does it, by the user's paths, behind row-level security;
-- the assembly: `Recall.hot_path_and_search`, summary, recent messages and search, where no cache holds the first two;
+- the assembly: `Recall.hot_path_and_pool`, summary, recent messages and search, where no cache holds the first two;
 - the assembler: `ContextAssembler.assemble` over it, with a vector at hand, through policy, budget and prompt.
 
 Medians, and medians of the paired differences, first on the new database as it has grown within this run, where kept
@@ -36,13 +36,15 @@ from bench.accept import Writer
 from bench.database import fresh_database, on_the_wire
 from bench.table import percentile, print_table
 from chatrpc.context.assembler import ContextAssembler
+from chatrpc.context.retrieval.lexicon import query_terms, terms
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
-from chatrpc.db.recall import Recall, Search
+from chatrpc.db.recall import Recall
+from chatrpc.db.search import Query
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import NewVector, VectorStore
-from chatrpc.domain import Accepted, MemoryScope, Page
+from chatrpc.domain import Accepted, Page
 from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import EmbeddingSpace
 from chatrpc.settings import ContextSettings, ModelSettings
@@ -61,8 +63,10 @@ said AS (
     INSERT INTO messages (user_id, conversation_id, branch, depth, id, parent_id, sequence, role, state, parts, tokens)
     SELECT o.user_id, conversation_id, branch, depth, id, parent_id, sequence, role, state, parts, tokens
     FROM others o CROSS JOIN messages m)
-INSERT INTO embeddings
-SELECT o.user_id, space_id, message_id, passage, conversation_id, branch, depth, active, span_start, span_end, embedding
+INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, length,
+                        span_start, span_end, embedding, terms)
+SELECT o.user_id, space_id, message_id, passage, conversation_id, branch, depth, active, length,
+       span_start, span_end, embedding, terms
 FROM others o CROSS JOIN embeddings e
 """
 VECTOR_QUERY = """
@@ -113,14 +117,12 @@ class Scene:
 
     async def search(self, vector: NDArray[np.float32]) -> None:
         covered = ((0, LENGTH - AFTER_SUMMARY),)
-        await self._recall.search(self._user_id, self._conversation, self._search(vector), covered)
+        await self._recall.pool(self._user_id, self._conversation, self._query(vector), covered)
 
     async def assembly(self, vector: NDArray[np.float32]) -> None:
         keep = self._context.hot_path
-        search = self._search(vector)
-        await self._recall.hot_path_and_search(
-            self._user_id, self._conversation, self._accepted.path, search, keep=keep
-        )
+        path, query = self._accepted.path, self._query(vector)
+        await self._recall.hot_path_and_pool(self._user_id, self._conversation, path, query, keep=keep)
 
     async def assembler(self, vector: NDArray[np.float32]) -> None:
         self._embedder.vector = vector
@@ -135,8 +137,8 @@ class Scene:
     def _conversation(self) -> UUID:
         return self._accepted.message.conversation_id
 
-    def _search(self, vector: NDArray[np.float32]) -> Search:
-        return Search(vector, self._space_id, LIMIT, MemoryScope.USER)
+    def _query(self, vector: NDArray[np.float32]) -> Query:
+        return Query(vector, self._space_id, query_terms(self._accepted.message.text), elsewhere=True)
 
 
 def unit_vectors(number: int) -> NDArray[np.float32]:
@@ -156,7 +158,7 @@ async def make_scene(database: Database, superuser: AsyncConnection[Any]) -> Sce
             user_id, conversation_id, Page(LENGTH), newest_first=False, all_branches=False
         )
         vectors = zip(messages, unit_vectors(LENGTH), strict=True)
-        new = [NewVector(message.id, conversation_id, 0, (0, len(message.text)), vector) for message, vector in vectors]
+        new = [NewVector(m.id, conversation_id, 0, (0, len(m.text)), vector, terms(m.text)) for m, vector in vectors]
         await store.add(user_id, space_id, new)
     anchor = messages[LENGTH - AFTER_SUMMARY - 1]
     added = await Summaries(database).add(
