@@ -18,7 +18,14 @@ from uuid_utils.compat import uuid7
 
 from chatrpc.db.engine import Database
 from chatrpc.db.quotes import lock_quotes, unquote
-from chatrpc.db.tables import DocumentChunkRow, DocumentPartRow, DocumentRow, DocumentTaskRow, EmbeddingRow
+from chatrpc.db.tables import (
+    CollectionRow,
+    DocumentChunkRow,
+    DocumentPartRow,
+    DocumentRow,
+    DocumentTaskRow,
+    EmbeddingRow,
+)
 from chatrpc.domain import Document, DocumentState, NewDocument, Page
 from chatrpc.errors import FailedPrecondition, InvalidInput, NotFound, Reason
 
@@ -60,22 +67,17 @@ class Documents:
             **described,
         )
         async with self._database.session(owner_id) as session:
-            created = await session.execute(statement.on_conflict_do_nothing().returning(DocumentRow))
-            row = created.mappings().one_or_none()
-            if row is None:
-                found = await session.execute(
-                    select(DocumentRow)
-                    .where(
-                        DocumentRow.user_id == owner_id,
-                        DocumentRow.collection_id.is_not_distinct_from(new.collection_id),
-                        DocumentRow.sha256 == new.sha256,
-                        DocumentRow.media_type == new.media_type,
-                    )
-                    .with_for_update()
-                )
-                row = found.mappings().one()
-                if row["state"] != DocumentState.FAILED:
-                    return document_of(row)
+            if new.collection_id is not None:
+                await _hold_collection(session, owner_id, new.collection_id)
+            created = await session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["user_id", "collection_id", "sha256", "media_type"],
+                    # Nothing changes, but the row that is there is locked and told.
+                    set_={"state": DocumentRow.state},
+                ).returning(DocumentRow)
+            )
+            row = created.mappings().one()
+            if row["state"] == DocumentState.FAILED:
                 # Nothing of it is left but the row, and the limits may be others by now.
                 renewed = await session.execute(
                     update(DocumentRow)
@@ -84,7 +86,8 @@ class Documents:
                     .returning(DocumentRow)
                 )
                 row = renewed.mappings().one()
-            await _put_task(session, owner_id, row["id"], UPLOAD_LIFETIME)
+            if row["state"] == DocumentState.UPLOADING:
+                await _put_task(session, owner_id, row["id"], UPLOAD_LIFETIME)
             return document_of(row)
 
     async def add_part(self, owner_id: UUID, document_id: UUID, offset: int, data: bytes) -> Document:
@@ -279,6 +282,17 @@ def id_after(after: str) -> UUID:
 
 def _key(owner_id: UUID, document_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return DocumentRow.user_id == owner_id, DocumentRow.id == document_id
+
+
+async def _hold_collection(session: AsyncConnection, owner_id: UUID, collection_id: UUID) -> None:
+    """Keep a collection from being deleted until the transaction ends. Raises NotFound."""
+    rows = await session.execute(
+        select(CollectionRow.id)
+        .where(CollectionRow.user_id == owner_id, CollectionRow.id == collection_id)
+        .with_for_update(read=True, key_share=True)
+    )
+    if rows.one_or_none() is None:
+        raise NotFound(Reason.COLLECTION_NOT_FOUND, "collection", str(collection_id))
 
 
 async def _locked(session: AsyncConnection, owner_id: UUID, document_id: UUID) -> Any:

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from chatrpc.db.chunks import Chunks, DocumentTasks
+from chatrpc.db.collections import Collections
 from chatrpc.db.documents import Documents
 from chatrpc.db.engine import Database
 from chatrpc.db.vectors import VectorStore
@@ -288,3 +289,22 @@ async def test_a_vector_of_a_blank_chunk_is_not_made(shelf: Shelf) -> None:
     document = await shelf.get(document_id)
     assert document.state is DocumentState.READY
     assert 0 < len(await shelf.found()) < document.chunks
+
+
+async def test_many_that_begin_the_same_upload_at_once_get_one_document(shelf: Shelf) -> None:
+    begun = await asyncio.gather(*(shelf.begin(b"the same") for _ in range(8)))
+    assert len({document.id for document in begun}) == 1
+
+
+async def test_a_document_begun_while_its_collection_is_deleted_is_in_it_or_not_at_all(shelf: Shelf) -> None:
+    collections = Collections(shelf.database)
+    for number in range(8):
+        collection = await collections.create(shelf.user_id, "Manuals", None)
+        new = NewDocument("", "text/plain", 1, bytes([number]) * 32, collection.id, "", {})
+        begun, counts = await asyncio.gather(
+            shelf.documents.begin(shelf.user_id, new),
+            collections.delete(shelf.user_id, collection.id),
+            return_exceptions=True,
+        )
+        assert counts.documents == 1 or isinstance(begun, NotFound)
+    assert await shelf.rows("documents") == 0
