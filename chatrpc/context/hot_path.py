@@ -8,7 +8,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from chatrpc.context.window import extends, length
-from chatrpc.domain import Accepted, HotPath, Message, Part, Path, TextPart, ToolCallPart, ToolResultPart
+from chatrpc.domain import Accepted, HotPath, Message, Path, texts_of
 
 # Measured with tracemalloc for the objects around the text of a message (two ids of its own, two timestamps, its parts
 # and usage), and of an entry with its conversation's settings; rounded up.
@@ -142,20 +142,10 @@ def _lean(message: Message) -> Message:
 
 
 def _size(hot: HotPath) -> int:
-    texts = [text for message in hot.messages for part in message.parts for text in _texts(part)]
+    texts = [text for message in hot.messages for part in message.parts for text in texts_of(part)]
     if hot.summary is not None:
         texts.append(hot.summary.text)
         texts += (fact.text for fact in hot.summary.facts)
     if hot.settings.system_instruction is not None:
         texts.append(hot.settings.system_instruction)
     return _ENTRY_BYTES + len(hot.messages) * _MESSAGE_BYTES + sum(sys.getsizeof(text) for text in texts)
-
-
-def _texts(part: Part) -> tuple[str, ...]:
-    match part:
-        case TextPart(text):
-            return (text,)
-        case ToolCallPart():
-            return part.name, part.arguments, part.problem
-        case ToolResultPart():
-            return (part.content,)

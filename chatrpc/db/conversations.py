@@ -19,7 +19,7 @@ from chatrpc.db.engine import Database
 from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
-from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings
+from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings, texts_of
 from chatrpc.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidInput, NotFound, Reason
 
 _T = TypeVar("_T")
@@ -303,7 +303,7 @@ class Conversations:
                 query = query.where(place < after if newest_first else place > after)
             query = query.order_by(place.desc() if newest_first else place.asc()).limit(page.size + 1)
             found = [message_of(dict(message)) for message in (await session.execute(query)).mappings()]
-        shown = _fitting(found[: page.size], lambda message: len(message.text))
+        shown = _fitting(found[: page.size], _message_characters)
         more = len(found) > len(shown)
         last = shown[-1] if shown else None
         if not more or last is None:
@@ -311,10 +311,23 @@ class Conversations:
         return shown, str(last.sequence if all_branches else last.depth)
 
 
+def _message_characters(message: Message) -> int:
+    return sum(len(text) for part in message.parts for text in texts_of(part))
+
+
 def _characters(conversation: Conversation) -> int:
-    texts = (conversation.title, conversation.settings.system_instruction or "", conversation.settings.model or "")
-    labels = (len(name) + len(value) for name, value in conversation.labels.items())
-    return sum(map(len, texts)) + sum(labels)
+    settings = conversation.settings
+    texts = [
+        conversation.title,
+        settings.system_instruction or "",
+        settings.model or "",
+        settings.response_schema or "",
+    ]
+    for tool in settings.tools or ():
+        texts += (tool.name, tool.description, tool.parameters)
+    for label in conversation.labels.items():
+        texts += label
+    return sum(map(len, texts))
 
 
 def _fitting(items: Sequence[_T], length: Callable[[_T], int]) -> Sequence[_T]:

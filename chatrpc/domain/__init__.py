@@ -48,6 +48,7 @@ from chatrpc.domain.message import (
     ToolResultPart,
     Usage,
     text_of,
+    texts_of,
 )
 from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage
 
@@ -97,4 +98,5 @@ __all__ = [
     "Usage",
     "VerbatimRef",
     "text_of",
+    "texts_of",
 ]

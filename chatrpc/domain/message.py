@@ -82,6 +82,17 @@ def text_of(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
+def texts_of(part: Part) -> tuple[str, ...]:
+    """All that somebody wrote of a part, by which its size is told."""
+    match part:
+        case TextPart(text):
+            return (text,)
+        case ToolCallPart():
+            return part.name, part.arguments, part.problem
+        case ToolResultPart():
+            return (part.content,)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens that one reply cost; `estimated` where the provider's own count is missing."""

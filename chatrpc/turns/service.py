@@ -221,6 +221,7 @@ class Turns:
         Raises:
             NotFound: No such reply of this user.
             FailedPrecondition: The reply does not wait for one of them.
+            ResourceExhausted: All results of the reply together are too long.
             Unavailable: Another process is at work on it, and cannot be reached.
         """
         running = self._running.get((caller.user_id, reply_id))

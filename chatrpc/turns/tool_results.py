@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from chatrpc.domain import Part, ToolResultPart
-from chatrpc.errors import FailedPrecondition, Reason
+from chatrpc.errors import FailedPrecondition, Reason, ResourceExhausted
+
+MOST_CHARACTERS = 512 * 1024
+"""Of all results of one reply: it is told and listed whole, and gRPC's clients take 4 MiB at once by default."""
 
 
 class ToolResults:
@@ -26,6 +29,7 @@ class ToolResults:
 
         Raises:
             FailedPrecondition: One is of a call that is not waited for, or was answered otherwise.
+            ResourceExhausted: All results of the reply together are too long.
         """
         new = new_results(results, self._taken, self._waiting)
         for result in new:
@@ -54,9 +58,9 @@ def new_results(
     """Those of the results that are not taken yet.
 
     Raises:
-        FailedPrecondition: As `ToolResults.submit`.
+        FailedPrecondition, ResourceExhausted: As `ToolResults.submit`.
     """
-    known, new = dict(taken), []
+    known, new = dict(taken), list[ToolResultPart]()
     expected = set(waiting)
     for result in results:
         before = known.get(result.call_id)
@@ -66,6 +70,12 @@ def new_results(
             raise not_pending(result.call_id)
         known[result.call_id] = result
         new.append(result)
+    if new and sum(len(result.content) for result in known.values()) > MOST_CHARACTERS:
+        raise ResourceExhausted(
+            Reason.MESSAGE_TOO_LARGE,
+            f"The results of one reply hold {MOST_CHARACTERS} characters at most; send less of it.",
+            subject="reply",
+        )
     return new
 
 

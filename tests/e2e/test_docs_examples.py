@@ -17,8 +17,8 @@ from tests.e2e.stack import PATIENCE, ROOT, SCRIPTS, Dev, environment
 BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", (ROOT / "docs" / "clients.md").read_text(), re.MULTILINE | re.DOTALL)
 
 # An example that is added is missed here until a test runs it.
-ALICES_TOKEN, INSTALL_STUBS, WITH_STUBS, SERVICES_TOKEN, FOR_A_USER, ERRORS, WITH_CLIENT = BLOCKS[:7]
-INSTALL_PAGE, PAGE, CALL, REPORT, EXPLAIN, ERASE = BLOCKS[7:]
+ALICES_TOKEN, INSTALL_STUBS, WITH_STUBS, SERVICES_TOKEN, FOR_A_USER, ERRORS, TOOLS, WITH_CLIENT = BLOCKS[:8]
+INSTALL_PAGE, PAGE, CALL, REPORT, EXPLAIN, ERASE = BLOCKS[8:]
 
 # What a page does with the module of the example.
 VISIT = """
@@ -104,6 +104,10 @@ def test_a_service_talks_with_the_stubs_alone(dev: Dev, user: str, stubs_alone: 
 def test_errors_are_read_with_the_stubs_alone(dev: Dev, user: str, stubs_alone: Path) -> None:
     told = run(stubs_alone, "-c", here(ERRORS, dev, user), CHATRPC_TOKEN=dev.token_of(user))
     assert told.startswith("CONVERSATION_NOT_FOUND {'id': '01890000-0000-7000-8000-000000000000'} ")
+
+
+def test_the_offline_model_answers_without_the_tools_that_it_is_offered(dev: Dev, user: str, stubs_alone: Path) -> None:
+    assert "offline model" in run(stubs_alone, "-c", here(TOOLS, dev, user), CHATRPC_TOKEN=dev.token_of(user))
 
 
 def test_the_client_talks(dev: Dev, user: str) -> None:

@@ -14,9 +14,18 @@ import pytest_asyncio
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import TurnLimits
-from chatrpc.domain import BusyPolicy, FinishReason, MessageState, Page, TurnSettings
-from chatrpc.errors import Conflict, Reason, ResourceExhausted, Unavailable
-from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted
+from chatrpc.domain import (
+    BusyPolicy,
+    FinishReason,
+    MessageState,
+    Page,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+    TurnSettings,
+)
+from chatrpc.errors import Conflict, FailedPrecondition, Reason, ResourceExhausted, Unavailable
+from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted, ToolCall, ToolResult
 from chatrpc.turns.rounds import RoundLimits
 from tests.support.provider import Answer, Fault, Provider
 from tests.support.redis_server import RedisServer
@@ -386,3 +395,66 @@ async def test_a_reply_that_was_given_up_in_doubt_of_the_lease_is_attempted_anew
             await asyncio.sleep(0.005)
     await process.takeover.sweep()
     assert text_of(await process.followed(accepted.reply.id)) == "new text"
+
+
+TOOLS = TurnSettings(tools=(Tool("clock", "Tells the time."),))
+
+
+async def until_called(events: object) -> tuple[list[ReplyEvent], ToolCallPart]:
+    told: list[ReplyEvent] = []
+    async with asyncio.timeout(PATIENCE):
+        while not told or not isinstance(told[-1].event, ToolCall):
+            told.append(await anext(events))
+    return told, told[-1].event.part
+
+
+async def test_the_result_of_a_tool_call_can_come_to_another_process(
+    two: tuple[Process, Process], provider: Provider
+) -> None:
+    one, other = two
+    provider.script(Answer(deltas=("See. ",), calls=(("clock", "{}"),)), Answer(deltas=("Noon.",)))
+    accepted, events = await one.send("Time?", settings=TOOLS)
+    told, call = await until_called(events)
+    there = await other.turns.follow(other.caller, accepted.reply.id, 0, 0)
+    assert await take(there, len(told)) == told
+    with pytest.raises(FailedPrecondition):
+        await other.turns.submit_tool_results(other.caller, accepted.reply.id, [ToolResultPart("absent", "")])
+    noon = ToolResultPart(call.id, "12:00")
+    await other.turns.submit_tool_results(other.caller, accepted.reply.id, [noon])
+    await other.turns.submit_tool_results(other.caller, accepted.reply.id, [noon])
+    told += await rest(events)
+    assert text_of(told) == "See. Noon."
+    assert await rest(there) == told[3:]
+    assert [event.event for event in told].count(ToolResult(noon)) == 1
+
+
+async def test_two_processes_that_answer_one_call_differently_are_not_both_heard(
+    two: tuple[Process, Process], provider: Provider
+) -> None:
+    one, other = two
+    provider.script(Answer(deltas=(), calls=(("clock", "{}"),)), Answer(deltas=("Noon.",)))
+    accepted, events = await one.send("Time?", settings=TOOLS)
+    told, call = await until_called(events)
+    outcomes = await asyncio.gather(
+        *(
+            each.turns.submit_tool_results(each.caller, accepted.reply.id, [ToolResultPart(call.id, time)])
+            for each, time in ((one, "12:00"), (other, "13:00"))
+        ),
+        return_exceptions=True,
+    )
+    told += await rest(events)
+    assert sum(isinstance(event.event, ToolResult) for event in told) == 1
+    assert [type(outcome) for outcome in outcomes].count(type(None)) == 1
+
+
+async def test_without_redis_the_result_must_come_to_the_process_that_waits(
+    database: Database, provider: Provider, user_id: UUID, conversation_id: UUID
+) -> None:
+    common = (database, provider, user_id, conversation_id)
+    async with running(*common) as one, running(*common) as other:
+        provider.script(Answer(deltas=(), calls=(("clock", "{}"),)))
+        accepted, events = await one.send("Time?", settings=TOOLS)
+        _, call = await until_called(events)
+        with pytest.raises(Unavailable) as caught:
+            await other.turns.submit_tool_results(other.caller, accepted.reply.id, [ToolResultPart(call.id, "12:00")])
+        assert caught.value.reason is Reason.REPLY_HELD_ELSEWHERE

@@ -26,7 +26,7 @@ from chatrpc.domain import (
     ToolResultPart,
     TurnSettings,
 )
-from chatrpc.errors import FailedPrecondition, NotFound, Reason
+from chatrpc.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from chatrpc.turns.event_codec import decode, encode
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted, ToolCall, ToolResult
 from chatrpc.turns.rounds import RoundLimits
@@ -425,3 +425,12 @@ async def test_whatever_a_model_calls_the_log_the_database_and_other_processes_t
             case ToolCall(part) | ToolResult(part):
                 parts.append(part)
     assert tuple(parts) == reply_of(told).parts
+
+
+async def test_the_results_of_a_reply_are_bounded_together(process: Process, provider: Provider) -> None:
+    reply_id, call, events = await waiting(process, provider)
+    with pytest.raises(ResourceExhausted) as caught:
+        await process.turns.submit_tool_results(process.caller, reply_id, [ToolResultPart(call.id, "x" * 600_000)])
+    assert caught.value.reason is Reason.MESSAGE_TOO_LARGE
+    await process.turns.submit_tool_results(process.caller, reply_id, [rain(call)])
+    assert isinstance((await talk(process, events))[-1].event, Completed)

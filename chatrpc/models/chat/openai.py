@@ -69,9 +69,11 @@ class OpenAIChatModel:
             except CircuitOpenError:
                 continue
             except AttemptError as broken:
-                failure = _told(broken)
                 if broken.begun:
-                    break
+                    raise _told(broken) from None
+                # That one endpoint refuses its key says less than that another will be back.
+                if not isinstance(failure, Unavailable):
+                    failure = _told(broken)
                 if left > 1:
                     log.warning("model_fallback", failed=candidate.endpoint.name, model=candidate.model)
         if failure is not None:

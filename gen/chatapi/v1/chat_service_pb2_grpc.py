@@ -130,7 +130,8 @@ class ChatServiceServicer:
         none. A resend of a result that was taken changes nothing.
 
         Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
-        its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+        its time is over, or it was of an earlier attempt), RESOURCE_EXHAUSTED (the results of one reply hold 524,288 characters
+        at most), UNAVAILABLE with RetryInfo (another server process is at work on
         the reply).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

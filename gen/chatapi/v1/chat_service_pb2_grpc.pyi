@@ -75,7 +75,8 @@ class ChatServiceStub:
     none. A resend of a result that was taken changes nothing.
 
     Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
-    its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+    its time is over, or it was of an earlier attempt), RESOURCE_EXHAUSTED (the results of one reply hold 524,288 characters
+    at most), UNAVAILABLE with RetryInfo (another server process is at work on
     the reply).
     """
 
@@ -126,7 +127,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     none. A resend of a result that was taken changes nothing.
 
     Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
-    its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+    its time is over, or it was of an earlier attempt), RESOURCE_EXHAUSTED (the results of one reply hold 524,288 characters
+    at most), UNAVAILABLE with RetryInfo (another server process is at work on
     the reply).
     """
 
@@ -204,7 +206,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         none. A resend of a result that was taken changes nothing.
 
         Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (the reply waits for no such call: it was answered otherwise,
-        its time is over, or it was of an earlier attempt), UNAVAILABLE with RetryInfo (another server process is at work on
+        its time is over, or it was of an earlier attempt), RESOURCE_EXHAUSTED (the results of one reply hold 524,288 characters
+        at most), UNAVAILABLE with RetryInfo (another server process is at work on
         the reply).
         """
 

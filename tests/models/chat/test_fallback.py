@@ -277,3 +277,10 @@ async def test_a_reply_never_holds_the_text_of_two_attempts(scripts: Sequence[Se
                 endpoint, _, number = label.partition(".")
                 assert int(number) == served > before
                 assert name in (None, f"model-{endpoint}")
+
+
+async def test_of_two_failures_the_one_that_passes_is_told(provider: Provider, second: Provider, build: Build) -> None:
+    provider.script(Answer(status=500))
+    second.script(Answer(status=401))
+    with pytest.raises(Unavailable, match="HTTP 500"):
+        await run(build(), model_request("Hi"))
