@@ -35,7 +35,7 @@ async def through_database(
     """Rows of the messages that the policy delivers from what PostgreSQL finds, for each question."""
     user_id = uuid7()
     space_id = await VectorStore(database).register_space(space)
-    await _store(user_id, index, database, space_id)
+    await store(user_id, index, database, space_id)
     recall = Recall(database)
     rows: list[list[int]] = []
     for each, vector in zip(searches, vectors, strict=True):
@@ -47,7 +47,7 @@ async def through_database(
     return rows
 
 
-async def _store(user_id: UUID, index: Index, database: Database, space_id: int) -> None:
+async def store(user_id: UUID, index: Index, database: Database, space_id: int) -> None:
     """A message's id is the number of its row."""
     conversations = [
         await Conversations(database).create(user_id, title=name, settings=TurnSettings(), labels={}, request_id=None)
