@@ -34,8 +34,8 @@ DECLARE
     rare_terms sparsevec;
     candidates uuid[];
     wide boolean;
-    farthest integer;
-    threshold integer;
+    farthest double precision;
+    threshold double precision;
     everything boolean;
     found integer;
 BEGIN
@@ -58,7 +58,7 @@ BEGIN
         FROM ranges r CROSS JOIN generate_series(0, slices - 1) AS slice
         CROSS JOIN LATERAL (
             SELECT in_scope(e, p_user, p_conversation, p_through, p_ends, p_elsewhere, p_collections) AS inside,
-                   e.passage, e.length, (e.code <~> signs)::integer AS distance, -(e.embedding <#> p_vector) AS cosine,
+                   e.passage, e.length, e.code <~> signs AS distance, -(e.embedding <#> p_vector) AS cosine,
                    (-(e.terms <#> p_digits[1]))::integer AS holds_1, (-(e.terms <#> p_digits[2]))::integer AS holds_2,
                    (-(e.terms <#> p_digits[3]))::integer AS holds_3, (-(e.terms <#> p_digits[4]))::integer AS holds_4
             FROM embeddings e
@@ -117,9 +117,13 @@ BEGIN
         tier := CASE WHEN candidates IS NULL THEN 'two_stage' ELSE 'indexed' END;
         farthest := CASE WHEN candidates IS NULL THEN threshold END;
         everything := candidates IS NULL AND farthest IS NULL;
-        WITH looked_at AS (
-            SELECT e.user_id, e.message_id, e.conversation_id, e.branch, e.depth, e.terms, e.distance,
-                   e.terms <#> rare_terms AS rarities
+        WITH kept AS MATERIALIZED (
+            SELECT e.user_id, e.message_id, e.conversation_id, e.branch, e.depth, e.distance,
+                   e.terms <#> rare_terms < 0 AS is_rare,
+                   (-coalesce(e.terms <#> p_digits[1], 0) - coalesce(e.terms <#> p_digits[2], 0) * 16777216)::bigint
+                   AS low_terms,
+                   (-coalesce(e.terms <#> p_digits[3], 0) - coalesce(e.terms <#> p_digits[4], 0) * 16777216)::bigint
+                   AS high_terms
             -- Of these two the executor begins one. What the indexes give is few enough for the distances themselves.
             FROM (
                 SELECT e.user_id, e.message_id, e.conversation_id, e.branch, e.depth, e.terms,
@@ -127,6 +131,7 @@ BEGIN
                 FROM embeddings e
                 WHERE candidates IS NULL AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
                   AND in_scope(e, p_user, p_conversation, p_through, p_ends, p_elsewhere, p_collections)
+                  AND (farthest IS NULL OR e.code <~> signs <= farthest OR e.terms <#> rare_terms < 0)
                 UNION ALL
                 SELECT e.user_id, e.message_id, e.conversation_id, e.branch, e.depth, e.terms,
                        e.embedding <#> p_vector AS distance
@@ -136,15 +141,6 @@ BEGIN
                 WHERE candidates IS NOT NULL
                   AND in_scope(e, p_user, p_conversation, p_through, p_ends, p_elsewhere, p_collections)
             ) e
-            OFFSET 0
-        ), kept AS MATERIALIZED (
-            SELECT l.user_id, l.message_id, l.conversation_id, l.branch, l.depth, l.distance, l.rarities < 0 AS is_rare,
-                   (-coalesce(l.terms <#> p_digits[1], 0) - coalesce(l.terms <#> p_digits[2], 0) * 16777216)::bigint
-                   AS low_terms,
-                   (-coalesce(l.terms <#> p_digits[3], 0) - coalesce(l.terms <#> p_digits[4], 0) * 16777216)::bigint
-                   AS high_terms
-            FROM looked_at l
-            WHERE farthest IS NULL OR l.distance <= farthest OR l.rarities < 0
         ), near AS MATERIALIZED (
             SELECT k.* FROM kept k WHERE farthest IS NULL OR k.distance <= farthest ORDER BY k.distance LIMIT p_near
         -- Most passages that hold some of the terms hold the same ones as many others.
