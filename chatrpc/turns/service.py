@@ -229,11 +229,18 @@ class Turns:
             running.submit(results)
             return
         reply = (await self._parts.transcript.turn(caller.user_id, reply_id)).reply
-        if reply.state.finished:
-            # Whoever did not hear that a result was taken sends it again.
-            new_results(results, results_of(reply.parts), ())
-        else:
-            await self._submit_elsewhere(caller.user_id, reply, results)
+        if not reply.state.finished:
+            try:
+                await self._submit_elsewhere(caller.user_id, reply, results)
+            except Unavailable:
+                # It may have finished meanwhile.
+                reply = (await self._parts.transcript.turn(caller.user_id, reply_id)).reply
+                if not reply.state.finished:
+                    raise
+            else:
+                return
+        # Whoever did not hear that a result was taken sends it again.
+        new_results(results, results_of(reply.parts), ())
 
     async def _submit_elsewhere(self, user_id: UUID, reply: Message, results: Sequence[ToolResultPart]) -> None:
         """Have them taken by the process that generates the reply; what it takes, it tells in the log."""

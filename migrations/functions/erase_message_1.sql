@@ -59,7 +59,7 @@ BEGIN
         UPDATE messages m SET
             state = 'cancelled', finish_reason = 'cancelled', attempt = m.attempt + 1, owner = NULL, finished_at = now(),
             -- No token is shorter than a byte.
-            tokens = (SELECT coalesce(sum(octet_length(part->>'text')), 0) FROM jsonb_array_elements(m.parts) AS part),
+            tokens = (SELECT coalesce(sum(octet_length(part::text)), 0) FROM jsonb_array_elements(m.parts) AS part),
             usage = '{"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "estimated": true}'
         WHERE m.user_id = p_user AND m.id = reply.id;
         UPDATE memory_tasks t SET

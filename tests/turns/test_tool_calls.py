@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chatrpc.context.exchange import CALL_OVERHEAD, MESSAGE_OVERHEAD, parts_tokens
+from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.domain import (
     FinishReason,
@@ -434,3 +436,22 @@ async def test_the_results_of_a_reply_are_bounded_together(process: Process, pro
     assert caught.value.reason is Reason.MESSAGE_TOO_LARGE
     await process.turns.submit_tool_results(process.caller, reply_id, [rain(call)])
     assert isinstance((await talk(process, events))[-1].event, Completed)
+
+
+async def test_a_message_that_is_erased_under_a_waiting_reply_leaves_calls_that_are_paid_for(
+    process: Process, provider: Provider, database: Database
+) -> None:
+    reply_id, call, _ = await waiting(process, provider)
+    transcript = process.turns._parts.transcript
+    accepted = await transcript.turn(process.caller.user_id, reply_id)
+    async with asyncio.timeout(PATIENCE):
+        while not accepted.reply.parts:
+            await asyncio.sleep(0.02)
+            accepted = await transcript.turn(process.caller.user_id, reply_id)
+    await Conversations(database).erase_message(process.caller.user_id, accepted.message.id, include_reply=False)
+    reply = (await transcript.turn(process.caller.user_id, reply_id)).reply
+    assert (reply.state, call in reply.parts) == (MessageState.CANCELLED, True)
+    assert reply.tokens >= parts_tokens(reply.parts) - 2 * (CALL_OVERHEAD + MESSAGE_OVERHEAD)
+    await Conversations(database).erase_message(process.caller.user_id, reply_id, include_reply=False)
+    erased = (await transcript.turn(process.caller.user_id, reply_id)).reply
+    assert (erased.state, erased.parts) == (MessageState.ERASED, ())
