@@ -6,8 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import numpy as np
 import psycopg
 import pytest
 import pytest_asyncio
@@ -16,7 +19,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from chatrpc.db.engine import Database, open_database, require_row_level_security
+from chatrpc.db.memory import MemoryTasks
 from chatrpc.db.migrate import ROOT, config, engine, include_name, upgrade
+from chatrpc.db.recall import Recall
+from chatrpc.db.search import Query
 from chatrpc.db.tables import Base
 from chatrpc.dev.postgres import PostgresServer
 from chatrpc.errors import SettingsError
@@ -101,3 +107,38 @@ async def test_a_missing_schema_is_named(empty_url: str) -> None:
     async with open_database(DatabaseSettings(url=empty_url, role="")) as database:
         with pytest.raises(SettingsError, match="chatrpc migrate"):
             await require_row_level_security(database)
+
+
+async def test_vectors_of_the_first_schema_are_found_after_the_migration_and_read_again(empty_url: str) -> None:
+    await asyncio.to_thread(command.upgrade, config(empty_url), "0001")
+    user, conversation, message = uuid4(), uuid4(), uuid4()
+    async with await psycopg.AsyncConnection.connect(empty_url) as connection:
+        await connection.execute(
+            "INSERT INTO conversations (user_id, id, title, settings, labels) VALUES (%s, %s, '', '{}', '{}')",
+            (user, conversation),
+        )
+        await connection.execute(
+            "INSERT INTO messages (user_id, conversation_id, branch, depth, id, sequence, role, state, parts, tokens,"
+            " created_at) "
+            "VALUES (%s, %s, 0, 1, %s, 1, 'user', 'complete', '[{\"text\": \"Hello.\"}]', 1, '2024-02-03Z')",
+            (user, conversation, message),
+        )
+        await connection.execute("INSERT INTO embedding_spaces (fingerprint, name, dimension) VALUES ('f', 'test', 3)")
+        await connection.execute(
+            "INSERT INTO embeddings VALUES (%s, 1, %s, 0, %s, 0, 1, true, 0, 6, '[0,0.6,0.8]')",
+            (user, message, conversation),
+        )
+        await connection.execute(
+            "INSERT INTO memory_tasks (user_id, conversation_id, embedded_sequence) VALUES (%s, %s, 1)",
+            (user, conversation),
+        )
+    await asyncio.to_thread(upgrade, empty_url)
+    async with open_database(DatabaseSettings(url=empty_url)) as database:
+        query = Query(np.array([0, 0.6, 0.8], np.float32), 1, ("hello",), elsewhere=True)
+        for exact_to in (100, -1):
+            pool = await Recall(database).pool(user, None, replace(query, exact_to=exact_to), ())
+            assert [pool.unit_id(row) for row in range(len(pool))] == [message]
+            assert pool.cosine[0] == pytest.approx(1, abs=1e-2)
+            assert pool.created[0] == datetime(2024, 2, 3, tzinfo=UTC).timestamp()
+        [task] = await MemoryTasks(database).claim(10, timedelta(minutes=1))
+        assert (task.conversation_id, task.embedded_sequence) == (conversation, 0)

@@ -306,3 +306,19 @@ async def test_the_number_of_passages_is_kept_by_the_database(
     assert (await database.query(uuid4(), statement))[0] == [{"n": 0}]
     await owner.execute("DELETE FROM embeddings WHERE user_id = %s", (user_id,))
     assert (await database.query(user_id, statement))[0] == [{"n": 0}]
+
+
+async def test_a_passage_of_very_many_terms_and_the_longest_vector_is_stored_and_found(
+    database: Database, user_id: UUID
+) -> None:
+    store_ = VectorStore(database)
+    space_id = await store_.register_space(SPACE)
+    conversation_id = await new_conversation(database, user_id)
+    turn = await append(database, user_id, conversation_id, "a", "Hello.")
+    vector = unit_vector(np.random.default_rng(3), 4_000)
+    terms = {f"term {n}": 1 for n in range(3_000)} | {"frequent": 90}
+    await store_.add(user_id, space_id, [NewVector(turn.message.id, conversation_id, 0, (0, 6), vector, terms)])
+    query = Query(vector, space_id, ("frequent",), elsewhere=True, exact_to=-1)
+    pool = await Recall(database).pool(user_id, None, query, ())
+    assert (len(pool), pool.length[0], pool.cosine[0]) == (1, 3_090, pytest.approx(1, abs=1e-2))
+    assert found_terms(pool, query.terms) == {turn.message.id: {"frequent": 7}}
