@@ -265,7 +265,7 @@ class ContextSettings(_Section):
     model_config = SettingsConfigDict(env_prefix="CHATRPC_CONTEXT_")
 
     hot_path: int = Field(default=10, ge=2, le=1_000, description="K: the newest messages that always stay verbatim.")
-    fold: int = Field(default=10, ge=2, le=1_000, description="B: messages folded into the summary in one step.")
+    fold: int = Field(default=40, ge=2, le=1_000, description="B: messages folded into the summary in one step at most.")
     summary_tokens: int = Field(
         default=1_024,
         ge=128,
@@ -274,7 +274,7 @@ class ContextSettings(_Section):
     )
     hits: int = Field(default=8, ge=0, le=100, description="Retrieved items that enter a context at most.")
     hits_tokens: int = Field(
-        default=1_000,
+        default=800,
         ge=64,
         le=100_000,
         description="Tokens that they may cost together; they stand where no prompt cache serves them.",

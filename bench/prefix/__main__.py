@@ -75,8 +75,12 @@ async def run(setups: Sequence[Setup], turns: int, seeds: int) -> dict[Setup, li
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
                 conversation = Conversation(database, remembering, space_id, context, model)
                 measured[setup] += await conversation.hold(turns, setup.lengths, seed)
-            print(f"done: {setup.name}", flush=True)
+            print(f"{setup.name}: {_share(measured[setup]):.1f} %", flush=True)
     return measured
+
+
+def _share(turns: Sequence[Turn]) -> float:
+    return 100 * sum(turn.equal for turn in turns) / sum(turn.size for turn in turns)
 
 
 def show(measured: dict[Setup, list[Turn]]) -> None:
@@ -90,7 +94,7 @@ def show(measured: dict[Setup, list[Turn]]) -> None:
         rows.append(
             (
                 setup.name,
-                100 * served / size,
+                _share(turns),
                 100 * sum(turn.in_blocks(16) for turn in turns) / size,
                 100 * sum(turn.in_blocks(128, 1_024) for turn in turns) / size,
                 round(mean(tokens)),
@@ -151,7 +155,7 @@ def main() -> None:
     for setup in setups:
         if (setup.fold, setup.hits, setup.hits_tokens) != asked or setup.window == SMALL_WINDOW:
             continue
-        share = 100 * sum(turn.equal for turn in measured[setup]) / sum(turn.size for turn in measured[setup])
+        share = _share(measured[setup])
         print(f"bar: {BAR:.0f} % with {setup.name}: {'met' if share >= BAR else 'MISSED'} ({share:.1f} %)")
     if given.json is not None:
         rows = [asdict(setup) | asdict(turn) for setup, turns in measured.items() for turn in turns]
