@@ -14,7 +14,7 @@ async def test_a_conversation_passes_through_the_whole_stack(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CHATRPC_CONTEXT_HOT_PATH", raising=False)
-    monkeypatch.delenv("CHATRPC_CONTEXT_FOLD", raising=False)
+    monkeypatch.setenv("CHATRPC_CONTEXT_FOLD", "10")
 
     result = await run(dialogue(load(str(SMALL)), None))
 
