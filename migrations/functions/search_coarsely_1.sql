@@ -22,8 +22,8 @@ SET work_mem = '32MB'
 AS $function$
 #variable_conflict use_column
 DECLARE
-    slices constant integer := 4;
-    slice_size constant integer := 64;
+    slices constant integer := 8;
+    slice_size constant integer := 32;
     -- The nearest and the best by words, each so many, whose neighbours are looked at too.
     seeds constant integer := 32;
     signs bit varying := binary_quantize(p_vector);
@@ -43,16 +43,26 @@ BEGIN
     --
     -- Conditions on the owner name the parameters, and in this form: by others the executor does not see from the
     -- beginning which partitions it needs, and opens all.
-    WITH ranges AS (
+    WITH ends AS MATERIALIZED (
         SELECT o.id AS owner, c.passages,
-               ('x' || left(replace((
-                   SELECT e.message_id FROM embeddings e WHERE e.user_id = o.id AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
-                   ORDER BY e.message_id LIMIT 1)::text, '-', ''), 15))::bit(60)::bigint AS low,
-               ('x' || left(replace((
-                   SELECT e.message_id FROM embeddings e WHERE e.user_id = o.id AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
-                   ORDER BY e.message_id DESC LIMIT 1)::text, '-', ''), 15))::bit(60)::bigint AS high
+               replace((SELECT e.message_id FROM embeddings e
+                        WHERE e.user_id = o.id AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
+                        ORDER BY e.message_id LIMIT 1)::text, '-', '') AS low,
+               replace((SELECT e.message_id FROM embeddings e
+                        WHERE e.user_id = o.id AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
+                        ORDER BY e.message_id DESC LIMIT 1)::text, '-', '') AS high
         FROM (SELECT DISTINCT unnest(ARRAY[p_user, p_shared])) AS o (id)
         JOIN embedding_counts c ON c.user_id = o.id AND c.space_id = p_space
+    ), ranges AS MATERIALIZED (
+        -- Between the ends it is reckoned with the fifteen digits from where they begin to differ.
+        SELECT d.owner, d.passages, left(d.low, d.same) AS beginning,
+               ('x' || substr(d.low, d.same + 1, 15))::bit(60)::bigint AS low,
+               ('x' || substr(d.high, d.same + 1, 15))::bit(60)::bigint AS high
+        FROM (
+            SELECT e.*, (SELECT count(*)::integer FROM generate_series(1, 17) AS n WHERE left(e.low, n) = left(e.high, n))
+                   AS same
+            FROM ends e
+        ) d
     ), sampled AS MATERIALIZED (
         SELECT r.owner, r.passages, s.*
         FROM ranges r CROSS JOIN generate_series(0, slices - 1) AS slice
@@ -63,8 +73,8 @@ BEGIN
                    (-(e.terms <#> p_digits[3]))::integer AS holds_3, (-(e.terms <#> p_digits[4]))::integer AS holds_4
             FROM embeddings e
             WHERE e.user_id = r.owner AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
-              AND e.message_id >= (lpad(to_hex(r.low + (r.high - r.low) / slices * slice), 15, '0')
-                                   || repeat('0', 17))::uuid
+              AND e.message_id >= rpad(r.beginning || lpad(to_hex(r.low + (r.high - r.low) / slices * slice), 15, '0'),
+                                       32, '0')::uuid
             ORDER BY e.message_id, e.passage
             LIMIT slice_size
         ) s
@@ -86,9 +96,9 @@ BEGIN
            coalesce(sum(w.weight * w.cosine) / sum(w.weight), 0),
            coalesce(sqrt(greatest(0, sum(w.weight * w.cosine ^ 2) / sum(w.weight)
                                      - (sum(w.weight * w.cosine) / sum(w.weight)) ^ 2)), 0),
-           -- Twice as many as are wanted, or the eighth nearest of the sample, below which chance rules.
+           -- Three times as many as are wanted, or the eighth nearest of the sample, below which chance rules.
            CASE WHEN sum(w.weight) > 4 * p_near THEN
-               (array_agg(w.distance ORDER BY w.distance))[greatest(8, ceil(count(*) * 2 * p_near / sum(w.weight)))] END,
+               (array_agg(w.distance ORDER BY w.distance))[greatest(8, ceil(count(*) * 3 * p_near / sum(w.weight)))] END,
            sum(w.weight) > 0.2 * (SELECT sum(passages) FROM ranges),
            ARRAY(SELECT coalesce(h.passages, 0) FROM generate_series(0, cardinality(p_terms) - 1) AS t (term)
                  LEFT JOIN holders h ON h.term = t.term ORDER BY t.term)
