@@ -128,7 +128,7 @@ class Memory:
             Summaries(self.database),
             Recall(self.database),
             self.embedder,
-            build_summarizer(settings.model, self.chat_model),
+            build_summarizer(settings.model, self.chat_model, self.profiles),
             self.space_id,
             settings.context,
             lambda model: self.profiles.of(self.chat_model.model_name(model)).budget,

@@ -84,12 +84,10 @@ def _share(turns: Sequence[Turn]) -> float:
 
 
 def show(measured: dict[Setup, list[Turn]]) -> None:
-    baseline: dict[Lengths, float] = {}
     rows = []
     for setup, turns in measured.items():
         size = sum(turn.size for turn in turns)
         served = sum(turn.equal for turn in turns)
-        full = baseline.setdefault(setup.lengths, size)
         tokens = [turn.size / BYTES_A_TOKEN for turn in turns]
         rows.append(
             (
@@ -103,7 +101,7 @@ def show(measured: dict[Setup, list[Turn]]) -> None:
                 round(mean(turn.tail for turn in turns) / BYTES_A_TOKEN),
                 mean(turn.hits for turn in turns),
                 sum(turn.left_out for turn in turns),
-                100 * (size - served + CACHED_PRICE * served) / full,
+                round((size - served + CACHED_PRICE * served) / BYTES_A_TOKEN / len(turns)),
             )
         )
     print_table(
@@ -118,7 +116,7 @@ def show(measured: dict[Setup, list[Turn]]) -> None:
             "tail",
             "hits",
             "turns under pressure",
-            "cost at a tenth",
+            "paid at a tenth",
         ),
         rows,
     )

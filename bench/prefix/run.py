@@ -159,15 +159,20 @@ class Conversation:
         return context
 
 
+def equal_bytes(one: bytes, other: bytes) -> int:
+    """How many bytes two texts begin with alike."""
+    shorter = min(len(one), len(other))
+    differing = np.flatnonzero(np.frombuffer(one[:shorter], np.uint8) != np.frombuffer(other[:shorter], np.uint8))
+    return int(differing[0]) if differing.size else shorter
+
+
 def _measured(context: AssembledContext, request: bytes, before: bytes, path: int) -> Turn:
     """`path` is the number of messages that there are, the query among them."""
-    shorter = min(len(request), len(before))
-    differing = np.flatnonzero(np.frombuffer(request[:shorter], np.uint8) != np.frombuffer(before[:shorter], np.uint8))
     tail = [each for each in context.prompt if each.section in (Section.RETRIEVED, Section.QUERY)]
     report = context.report
     return Turn(
         size=len(request),
-        equal=int(differing[0]) if differing.size else shorter,
+        equal=equal_bytes(request, before),
         tail=sum(len(each.content.encode()) for each in tail),
         hits=len(report.hits),
         left_out=path - report.summarized_through_depth > len(report.verbatim),

@@ -30,7 +30,8 @@ FACTS_SHARE = 0.6
 """Part of a summary's tokens that durable facts may take; the narrative has the rest."""
 VERBATIM_SHARE = 0.6
 """Part of the model's budget that messages may cost before they are folded early; the rest is for the head of the
-prompt, retrieved passages, and messages that come before the summary does."""
+prompt, retrieved passages, and messages that come before the summary does. Nor do they wait until they are more than
+the summariser reads whole."""
 LARGEST_STEP = 20
 """Batches that one fold takes at once at most, where a summary is made anew after an erasure."""
 
@@ -75,7 +76,8 @@ class Folder:
             hot = await self._recall.hot_path(task.user_id, task.conversation_id, conversation.path, keep=keep)
         except NotFound:
             return  # It was deleted, and its task with it.
-        room = int(self._budget_of(conversation.settings.model) * VERBATIM_SHARE)
+        budget = self._budget_of(conversation.settings.model)
+        room = min(int(budget * VERBATIM_SHARE), self._summarizer.batch_tokens)
         while batch := self._batch(hot, room):
             summary = await self._add_version(task, hot, batch)
             if summary is None:

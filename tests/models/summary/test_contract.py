@@ -7,6 +7,7 @@ import pytest
 from chatrpc.domain import Fact, Message
 from chatrpc.errors import SummaryRefused
 from chatrpc.models.chat import build_chat_model
+from chatrpc.models.profiles import load_profiles
 from chatrpc.models.summary import build_summarizer
 from chatrpc.models.summary.facts import changed
 from chatrpc.ports import Summarizer
@@ -23,7 +24,7 @@ async def summarizer(request: pytest.FixtureRequest) -> AsyncIterator[Summarizer
         if request.param == "endpoint":
             settings = ModelSettings(base_url=provider.base_url, name="scripted", summary_name="scripted-small")
         chat_model = build_chat_model(settings)
-        yield build_summarizer(settings, chat_model)
+        yield build_summarizer(settings, chat_model, load_profiles(settings))
         await chat_model.aclose()
 
 
