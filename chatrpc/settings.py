@@ -265,7 +265,9 @@ class ContextSettings(_Section):
     model_config = SettingsConfigDict(env_prefix="CHATRPC_CONTEXT_")
 
     hot_path: int = Field(default=10, ge=2, le=1_000, description="K: the newest messages that always stay verbatim.")
-    fold: int = Field(default=40, ge=2, le=1_000, description="B: messages folded into the summary in one step at most.")
+    fold: int = Field(
+        default=40, ge=2, le=1_000, description="B: messages folded into the summary in one step at most."
+    )
     summary_tokens: int = Field(
         default=1_024,
         ge=128,
