@@ -188,10 +188,16 @@ class RunningServer:
 
     port: int
     _serving: asyncio.Task[None]
+    _stopping: asyncio.Event
 
     async def failed(self) -> None:
         """Wait until the server ends before it is told to, and raise what ended it."""
         await asyncio.shield(self._serving)
+
+    async def drain(self) -> None:
+        """Drain the server before its block ends, for what stands in front of it and must outlive it."""
+        self._stopping.set()
+        await asyncio.wait({self._serving})
 
 
 @asynccontextmanager
@@ -218,7 +224,7 @@ async def run_server(settings: Settings, *, wait_ready: bool = True) -> AsyncIte
                 await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 await serving
-            yield RunningServer(port, serving)
+            yield RunningServer(port, serving, doors.stopping)
         finally:
             ready.cancel()
             doors.stopping.set()

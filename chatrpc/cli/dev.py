@@ -82,6 +82,8 @@ async def _dev(data: DataDirectory, port: int, as_json: bool) -> None:
             with step("Envoy"):
                 bootstrap = (await bootstrapping)(edge_settings, settings.auth, settings.server)
                 envoy = await stack.enter_async_context(run_envoy(bootstrap, log_path=data.envoy_log))
+            # Replies that are running reach their readers through Envoy, so the server ends before it.
+            stack.push_async_callback(server.drain)
             ready = Ready(
                 endpoint=f"http://{LOOPBACK}:{port}",
                 direct_endpoint=f"{LOOPBACK}:{server.port}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -10,10 +11,14 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from chatapi.v1.chat_service_pb2 import ChatRequest
 from chatapi.v1.conversation_service_pb2 import ListConversationsRequest
 from jose import jwt
 
 from tests.e2e.stack import PATIENCE, SCRIPTS, Dev, client, environment, free_port, running_dev
+from tests.e2e.test_bad_input import outgoing
+from tests.e2e.test_serve import read_until
+from tests.support.provider import Answer, Provider
 
 
 def started(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -34,6 +39,23 @@ async def test_all_ends_with_a_signal_and_a_second_start_finds_the_data(tmp_path
             alice = client(channel, first.token)
             listed = await alice.conversations.ListConversations(ListConversationsRequest(), metadata=alice.metadata)
             assert [conversation.id for conversation in listed.conversations] == [made]
+
+
+async def test_a_reply_that_is_running_at_the_end_comes_to_its_end(tmp_path: Path, provider: Provider) -> None:
+    gate = asyncio.Event()
+    provider.script(Answer(deltas=("one ", "two"), gate=gate, gate_at=1))
+    model = {"CHATRPC_MODEL_BASE_URL": provider.base_url, "CHATRPC_MODEL_NAME": "test-model"}
+    with running_dev(tmp_path / "data", **model) as running:
+        async with grpc.aio.insecure_channel(running.edge) as channel:
+            alice = client(channel, running.token)
+            chat = alice.chat.Chat(metadata=alice.metadata)
+            await chat.write(ChatRequest(send=outgoing(await alice.conversation())))
+            await read_until(chat, "delta")
+            running.process.terminate()
+            await read_until(chat, "going_away")
+            gate.set()
+            finished = (await read_until(chat, "completed")).reply.completed
+    assert [part.text.text for part in finished.message.parts] == ["one two"]
 
 
 def test_a_second_start_on_the_same_directory_is_one_sentence(dev: Dev) -> None:
