@@ -51,6 +51,7 @@ from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs
 from chatrpc.turns.service import Turns
 from chatrpc.turns.stored import StoredReplies
+from chatrpc.turns.takeover import Takeover
 from tests.rpc.signer import AUDIENCE, ISSUER, key_set, signer
 from tests.support.embedder import WordEmbedder
 
@@ -131,6 +132,7 @@ class Stage:
     channel: grpc.aio.Channel
     model: StagedModel
     turns: Turns
+    takeover: Takeover
     ingest: IngestWorker
     drain: Drain
     health: Health
@@ -159,14 +161,18 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    database: Database, key_file: Path, turns: Callable[[Turns], Turns] = lambda turns: turns, **settings: object
+    database: Database,
+    key_file: Path,
+    turns: Callable[[Turns], Turns] = lambda turns: turns,
+    issuer: str = ISSUER,
+    **settings: object,
 ) -> AsyncIterator[Stage]:
     """Args: turns: Wraps the real ones, to let them fail where reality does so rarely."""
     model, embedder = StagedModel(), WordEmbedder()
     space_id = await VectorStore(database).register_space(embedder.space)
     # Room for a reply of many megabytes.
     limits = ModelSettings(context_window=2_000_000, output_reserve=900_000)
-    shared_id = shared_id_of(ISSUER)
+    shared_id = shared_id_of(issuer)
     assembler = ContextAssembler(
         Recall(database), embedder, space_id, ContextSettings(), load_profiles(limits), model.model_name, shared_id
     )
@@ -182,7 +188,7 @@ async def staged(
     )
     reports = Reports(database)
     parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
-    auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(key_file))
+    auth = AuthSettings(issuer=issuer, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
     library = Library(
         documents, Collections(database), shared_id, auth.knowledge_scope, KnowledgeSettings().max_bytes, ingest.wake
@@ -191,6 +197,7 @@ async def staged(
     drain, health, clock = Drain(), Health(), Clock()
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
         real = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
+        takeover = Takeover(real, parts.transcript, lease, interrupt=False)
         server = new_grpc_server(server_settings, TokenVerifier(auth, keys), health)
         add_services(
             server,
@@ -209,7 +216,7 @@ async def staged(
         try:
             unlimited = [("grpc.max_receive_message_length", -1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unlimited) as channel:
-                yield Stage(port, server, channel, model, real, ingest, drain, health, server_settings, clock)
+                yield Stage(port, server, channel, model, real, takeover, ingest, drain, health, server_settings, clock)
         finally:
             await server.stop(None)
             await real.drain(0)
