@@ -126,11 +126,14 @@ class Endpoint:
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def send(self, body: dict[str, Any], deadline: float, answer: Answer) -> AsyncGenerator[str, None]:
+    async def send(
+        self, body: dict[str, Any], deadline: float, patience: float, answer: Answer
+    ) -> AsyncGenerator[str, None]:
         """Send a request once and yield the text of its tokens.
 
         Args:
             deadline: Of the first token, on the loop's clock.
+            patience: Seconds that all attempts here have until then.
             answer: Gets what comes.
 
         Raises:
@@ -138,9 +141,8 @@ class Endpoint:
             ModelRejected: The endpoint refuses the request.
         """
         clock = asyncio.get_running_loop().time
-        began = clock()
         async with AsyncExitStack() as stack:
-            with self._translated(answer, body["model"], deadline - began):
+            with self._translated(answer, body["model"], patience):
                 async with asyncio.timeout_at(deadline):
                     response = await stack.enter_async_context(
                         self._client.chat.completions.with_streaming_response.create(**body)

@@ -58,11 +58,11 @@ class OpenAIChatModel:
         candidates = self._candidates.of(request)
         healthy = [candidate for candidate in candidates if candidate.endpoint.breaker.wait == 0]
         failure: ChatError | None = None
+        remaining = self._first_token_timeout
         for place, candidate in enumerate(healthy):
             left = len(healthy) - place
-            share = clock() + (deadline - clock()) / left
             try:
-                async with aclosing(self._answer(request, candidate, share, left > 1)) as events:
+                async with aclosing(self._answer(request, candidate, remaining / left, left > 1)) as events:
                     async for event in events:
                         yield event
                 return
@@ -76,6 +76,7 @@ class OpenAIChatModel:
                     failure = _told(broken)
                 if left > 1:
                     log.warning("model_fallback", failed=candidate.endpoint.name, model=candidate.model)
+                remaining = deadline - clock()
         if failure is not None:
             raise failure
         wait = min(candidate.endpoint.breaker.wait for candidate in candidates)
@@ -84,24 +85,25 @@ class OpenAIChatModel:
         )
 
     async def _answer(
-        self, request: ModelRequest, candidate: Candidate, deadline: float, another: bool
+        self, request: ModelRequest, candidate: Candidate, patience: float, another: bool
     ) -> AsyncGenerator[ModelEvent, None]:
         """One endpoint's answer, after as many attempts as it takes.
 
         Args:
-            deadline: Of its first token.
+            patience: Seconds until its first token, whatever the number of attempts.
             another: Whether another endpoint could answer.
 
         Raises:
             AttemptError, CircuitOpenError, ModelRejected: It has none.
         """
         clock = asyncio.get_running_loop().time
+        deadline = clock() + patience
         body = chat_body(request, candidate)
         with candidate.endpoint.breaker.attempt() as health:
             for attempt in itertools.count(1):
                 answer = Answer()
                 try:
-                    async with aclosing(candidate.endpoint.send(body, deadline, answer)) as texts:
+                    async with aclosing(candidate.endpoint.send(body, deadline, patience, answer)) as texts:
                         async for text in texts:
                             health.answering()
                             yield TextDelta(text)

@@ -146,7 +146,7 @@ async def test_silence_before_the_first_token_ends_at_its_own_deadline(
     provider: Provider, build_model: BuildModel
 ) -> None:
     provider.script(Answer(fault=Fault.HANG))
-    with pytest.raises(Unavailable, match=r"no token within 0\.[0-9]+ seconds"):
+    with pytest.raises(Unavailable, match=r"no token within 0\.2 seconds"):
         await run(build_model(first_token_timeout=0.2), model_request("Hi"))
     await (await provider.received()).wait_closed()
     assert len(provider.requests) == 1
@@ -154,7 +154,7 @@ async def test_silence_before_the_first_token_ends_at_its_own_deadline(
 
 async def test_a_bare_role_is_no_first_token(provider: Provider, build_model: BuildModel) -> None:
     provider.script(Answer(deltas=(), fault=Fault.STALL))
-    with pytest.raises(Unavailable, match=r"no token within 0\.[0-9]+ seconds"):
+    with pytest.raises(Unavailable, match=r"no token within 0\.2 seconds"):
         await run(build_model(first_token_timeout=0.2, token_timeout=60), model_request("Hi"))
 
 
