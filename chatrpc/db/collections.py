@@ -9,8 +9,9 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from uuid_utils.compat import uuid7
 
-from chatrpc.db.documents import DocumentCounts, delete_documents, id_after
+from chatrpc.db.documents import DocumentCounts, delete_documents
 from chatrpc.db.engine import Database
+from chatrpc.db.pages import cut_page, id_after
 from chatrpc.db.tables import CollectionRow, DocumentRow
 from chatrpc.domain import Collection, Page
 from chatrpc.errors import AlreadyExists, NotFound, Reason
@@ -76,8 +77,8 @@ class Collections:
         async with self._database.session(owner_id) as session:
             await session.execute(_READ_SHARED, {"shared_id": str(shared_id)})
             rows = (await session.execute(query)).mappings().all()
-        shown = [Collection(**row) for row in rows[: page.size]]
-        return shown, str(shown[-1].id) if len(rows) > page.size else None
+        shown, more = cut_page([Collection(**row) for row in rows], page.size, lambda each: len(each.title))
+        return shown, str(shown[-1].id) if more else None
 
     async def delete(self, owner_id: UUID, collection_id: UUID) -> DocumentCounts:
         """Delete a collection with its documents; how many of what. Raises NotFound."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, text, tuple_, update
@@ -16,16 +16,12 @@ from uuid_utils.compat import uuid7
 
 from chatrpc.db.codec import message_of, settings_to_json
 from chatrpc.db.engine import Database
+from chatrpc.db.pages import bad_position, cut_page
 from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
 from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings, texts_of
-from chatrpc.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidInput, NotFound, Reason
-
-_T = TypeVar("_T")
-
-# A page ends early once its texts are this long, so that an answer stays below a gRPC message's usual 4 MiB.
-PAGE_CHARACTERS = 500_000
+from chatrpc.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, Reason
 
 # Other conversations find the active path of a remembered one, and nothing of a private one.
 ACTIVATE = {
@@ -161,8 +157,7 @@ class Conversations:
         async with self._database.session(user_id) as session:
             rows = (await session.execute(query)).mappings().all()
         found = [conversation_of(dict(row)) for row in rows]
-        shown = _fitting(found[: page.size], _characters)
-        more = len(found) > len(shown)
+        shown, more = cut_page(found, page.size, _characters)
         return shown, f"{shown[-1].updated_at.isoformat()} {shown[-1].id}" if more else None
 
     async def update(
@@ -303,12 +298,10 @@ class Conversations:
                 query = query.where(place < after if newest_first else place > after)
             query = query.order_by(place.desc() if newest_first else place.asc()).limit(page.size + 1)
             found = [message_of(dict(message)) for message in (await session.execute(query)).mappings()]
-        shown = _fitting(found[: page.size], _message_characters)
-        more = len(found) > len(shown)
-        last = shown[-1] if shown else None
-        if not more or last is None:
+        shown, more = cut_page(found, page.size, _message_characters)
+        if not more:
             return shown, None
-        return shown, str(last.sequence if all_branches else last.depth)
+        return shown, str(shown[-1].sequence if all_branches else shown[-1].depth)
 
 
 def _message_characters(message: Message) -> int:
@@ -330,16 +323,6 @@ def _characters(conversation: Conversation) -> int:
     return sum(map(len, texts))
 
 
-def _fitting(items: Sequence[_T], length: Callable[[_T], int]) -> Sequence[_T]:
-    """As many items as an answer may hold, one at least."""
-    total = 0
-    for index, item in enumerate(items):
-        total += length(item)
-        if total > PAGE_CHARACTERS and index > 0:
-            return items[:index]
-    return items
-
-
 def _key(user_id: UUID, conversation_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return ConversationRow.user_id == user_id, ConversationRow.id == conversation_id
 
@@ -353,11 +336,11 @@ def _position(after: str) -> tuple[datetime, UUID]:
         moment, _, conversation_id = after.partition(" ")
         return datetime.fromisoformat(moment), UUID(conversation_id)
     except ValueError:
-        raise InvalidInput("page_token", "The page token is not one of this listing's.") from None
+        raise bad_position() from None
 
 
 def _number(after: str) -> int:
     try:
         return int(after)
     except ValueError:
-        raise InvalidInput("page_token", "The page token is not one of this listing's.") from None
+        raise bad_position() from None

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from chatrpc.db.engine import Database
+from chatrpc.db.pages import cut_page, id_after
 from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.tables import (
     CollectionRow,
@@ -176,8 +177,8 @@ class Documents:
             query = query.where(DocumentRow.id < id_after(page.after))
         async with self._database.session(owner_id) as session:
             rows = (await session.execute(query)).mappings().all()
-        shown = [document_of(row) for row in rows[: page.size]]
-        return shown, str(shown[-1].id) if len(rows) > page.size else None
+        shown, more = cut_page([document_of(row) for row in rows], page.size, _characters)
+        return shown, str(shown[-1].id) if more else None
 
     async def delete(self, owner_id: UUID, document_id: UUID) -> DocumentCounts:
         """Delete a document with all that was derived from it. Raises NotFound."""
@@ -272,12 +273,8 @@ def upload_incomplete(document_id: UUID, received: int) -> FailedPrecondition:
     )
 
 
-def id_after(after: str) -> UUID:
-    """The position of a page that begins behind an id. Raises InvalidInput."""
-    try:
-        return UUID(after)
-    except ValueError:
-        raise InvalidInput("page_token", "The page token is not one of this listing's.") from None
+def _characters(document: Document) -> int:
+    return sum(map(len, (document.title, document.uri, *document.labels, *document.labels.values())))
 
 
 def _key(owner_id: UUID, document_id: UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

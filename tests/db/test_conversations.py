@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chatrpc.db.conversations import PAGE_CHARACTERS, ConversationChanges, Conversations, DeletionCounts
+from chatrpc.db.conversations import ConversationChanges, Conversations, DeletionCounts
 from chatrpc.db.engine import Database
+from chatrpc.db.pages import PAGE_CHARACTERS
 from chatrpc.db.transcript import Transcript
 from chatrpc.domain import Page, Sampling, TurnSettings
 from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound
