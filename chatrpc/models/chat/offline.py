@@ -10,20 +10,14 @@ from dataclasses import dataclass
 from chatrpc.domain import FinishReason, PromptMessage, Section
 from chatrpc.models.chat.usage import estimated_usage
 from chatrpc.models.sentences import split_sentences
+from chatrpc.models.words import words
 from chatrpc.ports import ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.tokens import cut_to_tokens
 
 OFFLINE_MODEL = "chatrpc-offline"
 
 _QUOTE_CHARACTERS = 160
-_WORDS = re.compile(r"\w+")
 _MARKED = re.compile(r"<passage\b[^>]*>\n(.*?)\n</passage>", re.DOTALL)
-_COMMON = frozenset(
-    _WORDS.findall(
-        "the and are was were you your has have had for not but with that this what which who whom when where why how "
-        "did does can could will would should from about into out they them their there then than been being its our"
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +83,13 @@ def _answer(prompt: Sequence[PromptMessage]) -> str:
 
 def _closest(query: str, passages: Iterable[_Passage]) -> _Passage | None:
     """The passage that shares most words with the query; of equals the last, which is the newest."""
-    wanted = _content_words(query)
+    wanted = words(query)
     best, most = None, 0
     for passage in passages:
-        shared = len(wanted & _content_words(passage.text))
+        shared = len(wanted & words(passage.text))
         if shared and shared >= most:
             best, most = passage, shared
     return best
-
-
-def _content_words(text: str) -> set[str]:
-    """Words that say what a text is about: those of two letters or less, and the commonest, would match anything."""
-    return {word for word in _WORDS.findall(text.lower()) if len(word) > 2 or not word.isascii()} - _COMMON
 
 
 def _passages(message: PromptMessage) -> list[_Passage]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from chatrpc.domain import Fact, Message
 from chatrpc.errors import SummaryRefused
 from chatrpc.models.summary.facts import normal_key
-from chatrpc.models.summary.words import share, words
+from chatrpc.models.words import share, words
 from chatrpc.ports import FactChange, Retract, Upsert
 from chatrpc.tokens import estimate_tokens
 

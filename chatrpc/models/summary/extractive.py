@@ -13,7 +13,7 @@ from chatrpc.errors import SummaryRefused
 from chatrpc.models.sentences import split_sentences
 from chatrpc.models.summary.patterns import find_facts
 from chatrpc.models.summary.salience import salience
-from chatrpc.models.summary.words import words
+from chatrpc.models.words import words
 from chatrpc.ports import FactChange, Folding
 from chatrpc.tokens import cut_to_tokens, estimate_tokens
 

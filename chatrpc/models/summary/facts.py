@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from chatrpc.domain import Fact, FactKind, Message
 from chatrpc.models.summary.salience import salience
-from chatrpc.models.summary.words import share, words
+from chatrpc.models.words import share, words
 from chatrpc.ports import FactChange, Retract, Upsert
 from chatrpc.tokens import cut_to_tokens, estimate_tokens
 

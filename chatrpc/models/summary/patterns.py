@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from chatrpc.domain import Fact, FactKind, Message
 from chatrpc.models.summary.facts import normal_key
 from chatrpc.models.summary.salience import salience
-from chatrpc.models.summary.words import share, words
+from chatrpc.models.words import share, words
 from chatrpc.ports import FactChange, Retract, Upsert
 
 _WE = r"\b(?:i|we)(?:'(?:m|re|ve|ll)|\s+(?:am|are|have|will))?\s+(?:(?:really|always|usually|still|also|just|now)\s+)*"

@@ -13,6 +13,10 @@ def test_forms_of_a_word_are_one_term():
     assert terms("Melanie's cats don\u2019t paint") == terms("melanie cat paints")
 
 
+def test_a_latin_word_is_the_same_term_with_a_particle_of_another_script_behind_it():
+    assert terms("iPhone\u3092")["iphon"] == terms("iPhones")["iphon"] == 1
+
+
 def test_words_that_tell_nothing_are_left_out():
     assert terms("What did you do, and when was it") == {}
 
