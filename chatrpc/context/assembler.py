@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
-from chatrpc.context import prompt
-from chatrpc.context.budget import Fitted, Material, Query
-from chatrpc.context.exchange import tools_tokens
+from chatrpc.context.budget import Material, Query
+from chatrpc.context.exchange import beside_tools
 from chatrpc.context.fitting import Fitting
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.retrieval import Chosen, Span, choose, fuse, query_terms, shortlist, spans
+from chatrpc.context.retrieval import Chosen, Found, Retriever, Span, spans
 from chatrpc.context.window import keeps_enough, through
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Pool
 from chatrpc.db.search import Query as SearchQuery
 from chatrpc.domain import (
     Accepted,
@@ -31,33 +29,19 @@ from chatrpc.domain import (
     Message,
     Part,
     Path,
-    PromptMessage,
     Reach,
     RetrievalMode,
     RetrievalOutcome,
     TurnSettings,
     text_of,
 )
-from chatrpc.errors import ModelRejected, NotFound, Reason
-from chatrpc.models.profiles import ModelProfile, ModelProfiles
+from chatrpc.errors import NotFound
+from chatrpc.models.profiles import ModelProfiles
 from chatrpc.ports import Embedder
 from chatrpc.settings import ContextSettings
 from chatrpc.tokens import estimate_tokens
 
 log = structlog.get_logger(__name__)
-
-DECLARATIONS_SHARE = 1 / 2
-"""Part of a model's budget that declared tools and a response schema may take at most."""
-EXCHANGE_SHARE = 1 / 4
-"""Part of it that is kept for a reply's own tool calls and their results, where tools are declared."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a search found for a query; the texts are fetched of the best alone."""
-
-    query: SearchQuery
-    pool: Pool
 
 
 @dataclass(slots=True)
@@ -118,12 +102,11 @@ class ContextAssembler:
     ) -> None:
         self._recall = recall
         self._embedder = embedder
-        self._space_id = space_id
         self._settings = context
         self._profiles = profiles
         self._fitting = Fitting()
         self._model_name = model_name
-        self._shared_id = shared_id
+        self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
         self._cache = HotPathCache(context.cache_bytes)
 
     def embed_query(self, parts: Sequence[Part]) -> PendingQuery:
@@ -227,7 +210,7 @@ class ContextAssembler:
         """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
         return self._settings.hot_path - (request.query.id is None)
 
-    async def _search(self, request: _Request, hot: HotPath, deadline: float) -> _Found | None:
+    async def _search(self, request: _Request, hot: HotPath, deadline: float) -> Found | None:
         """The warm way: the hot path is here."""
         if self._nothing_to_search(request, hot):
             return None
@@ -236,12 +219,12 @@ class ContextAssembler:
             async with asyncio.timeout_at(deadline):
                 query = await self._query(request)
                 pool = await self._recall.pool(request.user_id, request.conversation_id, query, covered)
-                return _Found(query, pool)
+                return Found(query, pool)
         except Exception as error:  # noqa: BLE001 - whatever a search dies of, the reply goes on.
             self._without_retrieval(request, error)
             return None
 
-    async def _load(self, request: _Request, deadline: float) -> tuple[HotPath, _Found | None]:
+    async def _load(self, request: _Request, deadline: float) -> tuple[HotPath, Found | None]:
         """The cold way: hot path and search in one round trip, the hot path alone where there is nothing to search."""
         key = (request.user_id, request.conversation_id, request.path)
         if request.hits:
@@ -249,7 +232,7 @@ class ContextAssembler:
                 async with asyncio.timeout_at(deadline):
                     query = await self._query(request)
                     hot, pool = await self._recall.hot_path_and_pool(*key, query, keep=self._keep(request))
-                return hot, None if self._nothing_to_search(request, hot) else _Found(query, pool)
+                return hot, None if self._nothing_to_search(request, hot) else Found(query, pool)
             except NotFound:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; the hot path alone decides.
@@ -274,42 +257,33 @@ class ContextAssembler:
         finally:
             request.embedding_wait = time.perf_counter() - waiting
         request.spans = spans(query.text, request.asked_at)
-        return SearchQuery(
+        return self._retriever.query(
+            query.text,
             query.vector,
-            self._space_id,
-            query_terms(query.text),
             elsewhere=request.reach.elsewhere,
             collections=None if request.reach.documents else (),
-            shared_id=self._shared_id,
         )
 
-    async def _choose(self, request: _Request, hot: HotPath, found: _Found | None, deadline: float) -> Chosen:
+    async def _choose(self, request: _Request, hot: HotPath, found: Found | None, deadline: float) -> Chosen:
         """What enters of that which was found."""
         if found is None:
             return Chosen((), ())
-        mode = request.settings.retrieval_mode or RetrievalMode.CALIBRATED
-        floor = self._embedder.space.floor
-        scores = fuse(found.pool, found.query.terms, request.spans, floor)
-        verbatim_ids = {message.id for message in hot.messages}
-        ranked = shortlist(found.pool, scores, mode=mode, limit=request.hits, verbatim_ids=verbatim_ids)
+        before = (message.text for message in hot.messages if message.id != request.query.id)
         try:
             async with asyncio.timeout_at(deadline):
-                rows = [each.row for each in ranked]
-                passages = await self._recall.passages(request.user_id, found.query, found.pool, rows)
+                return await self._retriever.choose(
+                    request.user_id,
+                    found,
+                    mode=request.settings.retrieval_mode or RetrievalMode.CALIBRATED,
+                    limit=request.hits,
+                    spans=request.spans,
+                    verbatim_ids={message.id for message in hot.messages},
+                    verbatim_texts=[request.query.text, *before],
+                    tokens=request.hits_tokens,
+                )
         except Exception as error:  # noqa: BLE001 - as above.
             self._without_retrieval(request, error)
             return Chosen((), ())
-        before = (message.text for message in hot.messages if message.id != request.query.id)
-        verbatim_texts = [request.query.text, *before]
-        return choose(
-            ranked,
-            passages,
-            mode=mode,
-            floor=floor,
-            limit=request.hits,
-            verbatim_texts=verbatim_texts,
-            tokens=request.hits_tokens,
-        )
 
     @staticmethod
     def _without_retrieval(request: _Request, error: Exception) -> None:
@@ -326,7 +300,7 @@ class ContextAssembler:
         query = request.query
         before = tuple(message for message in hot.messages if message.id != query.id)
         model = self._model_name(request.settings.model)
-        profile, exchange = _with_tools(self._profiles.of(model), request.settings)
+        profile, exchange = beside_tools(self._profiles.of(model), request.settings)
         instruction = request.settings.system_instruction or ""
         fitted = await self._fitting.fit(profile, Material(instruction, hot.summary, before, chosen.hits, query))
         outcome = request.outcome or (RetrievalOutcome.FOUND if fitted.hits else RetrievalOutcome.NOTHING_RELEVANT)
@@ -353,34 +327,4 @@ class ContextAssembler:
         )
         unfinished = tuple(message.id for message in before if not message.state.finished)
         left = profile.budget - sum(fitted.tokens.values())
-        return AssembledContext(_prompt(fitted, query), report, profile.output_reserve, exchange + left, unfinished)
-
-
-def _with_tools(profile: ModelProfile, settings: TurnSettings) -> tuple[ModelProfile, int]:
-    """What a model takes beside the turn's tools, and the tokens kept for calls and results.
-
-    Raises:
-        ModelRejected: The declarations leave too little room for the conversation.
-    """
-    tools = settings.tools or ()
-    if not tools and settings.response_schema is None:
-        return profile, 0
-    declared = tools_tokens(tools, settings.response_schema)
-    if declared > profile.budget * DECLARATIONS_SHARE:
-        raise ModelRejected(
-            Reason.MODEL_REJECTED, "The model's window is too small for so many tools or such a schema; declare less."
-        )
-    exchange = int(profile.budget * EXCHANGE_SHARE) if tools else 0
-    return replace(profile, window=profile.window - declared - exchange), exchange
-
-
-def _prompt(fitted: Fitted, query: Query) -> tuple[PromptMessage, ...]:
-    messages = [prompt.system_prompt(fitted.instruction)]
-    if fitted.summary is not None:
-        messages.append(prompt.summary_prompt(fitted.summary))
-    for message in fitted.messages:
-        messages.extend(prompt.verbatim_prompts(message))
-    if fitted.hits:
-        messages.append(prompt.retrieved_prompt(fitted.hits))
-    messages.append(prompt.query_prompt(fitted.query_text, query.id))
-    return tuple(messages)
+        return AssembledContext(fitted.written, report, profile.output_reserve, exchange + left, unfinished)

@@ -26,7 +26,7 @@ from uuid import UUID
 from chatrpc.context import prompt
 from chatrpc.context.cut import Count, cut_middle
 from chatrpc.context.exchange import MESSAGE_OVERHEAD
-from chatrpc.domain import Dropped, DropReason, Hit, Message, Section, Summary, TextPart, VerbatimRef
+from chatrpc.domain import Dropped, DropReason, Hit, Message, PromptMessage, Section, Summary, TextPart, VerbatimRef
 from chatrpc.models.summary.facts import fit as fit_facts
 from chatrpc.tokens import estimate_tokens
 
@@ -108,6 +108,19 @@ class Fitted:
     verbatim: tuple[VerbatimRef, ...]
     tokens: dict[Section, int]
     dropped: tuple[Dropped, ...]
+
+    @property
+    def written(self) -> tuple[PromptMessage, ...]:
+        """The prompt; see `chatrpc.context.prompt`."""
+        messages = [prompt.system_prompt(self.instruction)]
+        if self.summary is not None:
+            messages.append(prompt.summary_prompt(self.summary))
+        for message in self.messages:
+            messages.extend(prompt.verbatim_prompts(message))
+        if self.hits:
+            messages.append(prompt.retrieved_prompt(self.hits))
+        messages.append(prompt.query_prompt(self.query_text, self.verbatim[-1].message_id))
+        return tuple(messages)
 
 
 def fit(budget: int, material: Material, count: Count = estimate_tokens) -> Fitted:

@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from chatrpc.domain import Part, PromptMessage, Section, TextPart, Tool, ToolCallPart, ToolResultPart
+from chatrpc.domain import Part, PromptMessage, Section, TextPart, Tool, ToolCallPart, ToolResultPart, TurnSettings
+from chatrpc.errors import ModelRejected, Reason
+from chatrpc.models.profiles import ModelProfile
 from chatrpc.tokens import cut_to_tokens, estimate_tokens
 
 MESSAGE_OVERHEAD = 8
@@ -21,6 +23,11 @@ CALL_OVERHEAD = 24
 NO_RESULT = "No result came."
 _CUT = "\n[The result was cut here: it is longer than the model can read.]"
 _CUT_TOKENS = estimate_tokens(_CUT)
+
+DECLARATIONS_SHARE = 1 / 2
+"""Part of a model's budget that declared tools and a response schema may take at most."""
+EXCHANGE_SHARE = 1 / 4
+"""Part of it that is kept for a reply's own tool calls and their results, where tools are declared."""
 
 Count = Callable[[str], int]
 
@@ -48,6 +55,24 @@ def tools_tokens(tools: Sequence[Tool], response_schema: str | None) -> int:
     for tool in tools:
         tokens += sum(map(estimate_tokens, (tool.name, tool.description, tool.parameters))) + CALL_OVERHEAD
     return tokens
+
+
+def beside_tools(profile: ModelProfile, settings: TurnSettings) -> tuple[ModelProfile, int]:
+    """What a model takes beside the turn's tools, and the tokens kept for calls and results.
+
+    Raises:
+        ModelRejected: The declarations leave too little room for the conversation.
+    """
+    tools = settings.tools or ()
+    if not tools and settings.response_schema is None:
+        return profile, 0
+    declared = tools_tokens(tools, settings.response_schema)
+    if declared > profile.budget * DECLARATIONS_SHARE:
+        raise ModelRejected(
+            Reason.MODEL_REJECTED, "The model's window is too small for so many tools or such a schema; declare less."
+        )
+    exchange = int(profile.budget * EXCHANGE_SHARE) if tools else 0
+    return replace(profile, window=profile.window - declared - exchange), exchange
 
 
 def reply_prompts(parts: Sequence[Part], section: Section) -> tuple[PromptMessage, ...]:

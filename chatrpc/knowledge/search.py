@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from chatrpc.context.query import query_text
-from chatrpc.context.retrieval import choose, fuse, query_terms, shortlist
+from chatrpc.context.query import PendingQuery
+from chatrpc.context.retrieval import Found, Retriever
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Query
-from chatrpc.domain import Hit, RetrievalMode, Role
-from chatrpc.models.embedding.template import embedding_text
+from chatrpc.domain import Hit, RetrievalMode
 from chatrpc.ports import Embedder
 
 DEFAULT_RESULTS = 8
@@ -28,8 +26,7 @@ class DocumentSearch:
     def __init__(self, recall: Recall, embedder: Embedder, space_id: int, shared_id: UUID) -> None:
         self._recall = recall
         self._embedder = embedder
-        self._space_id = space_id
-        self._shared_id = shared_id
+        self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
 
     @property
     def embedding_model(self) -> str:
@@ -44,20 +41,7 @@ class DocumentSearch:
         Raises:
             Unavailable: The embedder or the database cannot be reached.
         """
-        space = self._embedder.space
-        asked = query_text(text, space.max_tokens)
-        [vector] = await self._embedder.embed([embedding_text(Role.USER, asked)])
-        query = Query(
-            vector,
-            self._space_id,
-            query_terms(asked),
-            elsewhere=False,
-            collections=list(collections) or None,
-            shared_id=self._shared_id,
-        )
-        pool = await self._recall.pool(user_id, None, query, ())
-        mode = RetrievalMode.CALIBRATED
-        scores = fuse(pool, query.terms, (), space.floor)
-        ranked = shortlist(pool, scores, mode=mode, limit=limit, verbatim_ids=())
-        passages = await self._recall.passages(user_id, query, pool, [each.row for each in ranked])
-        return choose(ranked, passages, mode=mode, floor=space.floor, limit=limit, verbatim_texts=()).hits
+        asked = await PendingQuery(self._embedder, text).result()
+        query = self._retriever.query(asked.text, asked.vector, elsewhere=False, collections=list(collections) or None)
+        found = Found(query, await self._recall.pool(user_id, None, query, ()))
+        return (await self._retriever.choose(user_id, found, mode=RetrievalMode.CALIBRATED, limit=limit)).hits

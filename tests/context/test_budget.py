@@ -4,7 +4,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chatrpc.context import budget, prompt
-from chatrpc.context.assembler import _prompt
 from chatrpc.context.budget import Material, Query, fit
 from chatrpc.context.cut import MARK_TOKENS
 from chatrpc.context.exchange import MESSAGE_OVERHEAD
@@ -53,7 +52,7 @@ def test_the_prompt_is_never_above_the_budget_and_the_sections_tell_its_cost(tot
     fitted = fit(total, context)
     assert sum(fitted.tokens.values()) <= total
     real = dict.fromkeys(Section, 0)
-    for each in _prompt(fitted, context.query):
+    for each in fitted.written:
         real[each.section] += estimate_tokens(each.content)
     for section in Section:
         assert real[section] <= fitted.tokens[section]
@@ -71,7 +70,7 @@ def test_the_query_is_always_there(total, context):
 @given(BUDGETS, contexts())
 def test_every_message_is_in_the_prompt_once_or_reported_once(total, context):
     fitted = fit(total, context)
-    prompted = [i for each in _prompt(fitted, context.query) for i in each.message_ids]
+    prompted = [i for each in fitted.written for i in each.message_ids]
     verbatim = [ref.message_id for ref in fitted.verbatim]
     assert verbatim == [*(each.id for each in fitted.messages), context.query.id]
     assert prompted == [*verbatim[:-1], *(each.message_id for each in fitted.hits), verbatim[-1]]
@@ -196,7 +195,7 @@ def test_a_message_longer_than_the_budget_stays_in_the_window_in_part():
 def test_a_reply_that_was_cut_off_and_is_too_long_bears_both_marks():
     long = message(2, "word " * 5_000, state=MessageState.CANCELLED)
     fitted = fit(2_000, Material("", None, (long,), (), ask("And now?")))
-    [shown] = [each for each in _prompt(fitted, ask("And now?")) if each.section is Section.VERBATIM]
+    [shown] = [each for each in fitted.written if each.section is Section.VERBATIM]
     assert "characters are left out here" in shown.content
     assert shown.content.endswith(prompt.CUT_OFF)
 

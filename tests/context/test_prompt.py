@@ -3,7 +3,6 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatrpc.context.assembler import _prompt
 from chatrpc.context.budget import Material, Query, fit
 from chatrpc.context.prompt import CUT_OFF, quoted, retrieved_prompt, summary_prompt, system_prompt, verbatim_prompts
 from chatrpc.domain import MessageState, Section
@@ -64,7 +63,7 @@ def test_the_sections_stand_in_order_with_the_roles_of_a_chat():
             Query(query.id, 6, query.text, query.tokens),
         ),
     )
-    prompt = _prompt(fitted, Query(query.id, 6, query.text, query.tokens))
+    prompt = fitted.written
     assert [(each.role, each.section) for each in prompt] == [
         ("system", Section.SYSTEM),
         ("system", Section.SUMMARY),
@@ -92,7 +91,7 @@ def test_what_stands_before_the_retrieved_passages_only_grows_at_its_end(instruc
             Material(instruction, version, tuple(messages[:end]), tuple(hit(text) for text in texts), asked),
         )
         sections = (Section.SYSTEM, Section.SUMMARY, Section.VERBATIM)
-        return [(each.role, each.content) for each in _prompt(fitted, asked) if each.section in sections]
+        return [(each.role, each.content) for each in fitted.written if each.section in sections]
 
     before, after = stable_part(count, passages), stable_part(count + 1, later_passages)
     assert after[: len(before)] == before
