@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from chatrpc.db.engine import Database
 from chatrpc.db.indexes import update_indexes
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Pool, Query, Tier
+from chatrpc.db.search import Pool, Query, Tier, pool_call
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import Citation, Path, Role
 from chatrpc.ports import EmbeddingSpace
@@ -288,6 +288,29 @@ async def test_many_passages_are_searched_in_two_stages_without_missing_the_best
         nearest = expected.nearest(8)
         found, wanted = found + len(ids & set(nearest)), wanted + len(nearest)
     assert found >= 0.99 * wanted
+
+
+async def test_a_search_of_many_passages_takes_few_passes_among_many_small_users(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    """The planner reckons with a user of average size, for whom many indexes seem equally good."""
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(13)
+    rows = [row for _ in range(60) for row in maker.conversation(user_id, maker.uuid(), 50)]
+    others = [row for _ in range(6_000) for row in maker.conversation(maker.uuid(), maker.uuid(), 1)]
+    await store(owner, space_id, rows + others)
+    await owner.execute("VACUUM ANALYZE embeddings")
+    query = maker.query(space_id, elsewhere=True, exact_to=100)
+    async with owner.transaction():
+        await owner.execute("SET LOCAL ROLE chatrpc_server")
+        await owner.execute(*pool_call(user_id, None, query, "{}", 0, 0))
+        cursor = await owner.execute(
+            "SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) FROM pg_index i "
+            "JOIN pg_inherits h ON h.inhrelid = i.indrelid WHERE h.inhparent = 'embeddings'::regclass"
+        )
+        [read] = await cursor.fetchone() or [0]
+    # A pass for each of the hits whose neighbours are looked at would be dozens.
+    assert len(rows) <= read <= 6 * len(rows)
 
 
 async def test_the_number_of_passages_is_kept_by_the_database(

@@ -1,0 +1,26 @@
+"""The search of a user with very many passages finds what stands beside a hit by its place, whatever the table's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
+
+
+def upgrade() -> None:
+    replace("search_coarsely", 2)
+
+
+def downgrade() -> None:
+    replace("search_coarsely", 1)
+
+
+def replace(name: str, version: int) -> None:
+    op.execute(f"DROP FUNCTION {name}")
+    op.execute(sa.text((FUNCTIONS / f"{name}_{version}.sql").read_text().replace(":", r"\:")))
