@@ -96,7 +96,8 @@ class Recall:
         if not rows:
             return {}
         [found] = await self._database.calls(texts_call(user_id, query, pool, rows))
-        return {rows[row["place"] - 1]: passage_of(row) for row in found}
+        by_row = ((rows[each["place"] - 1], each) for each in found)
+        return {row: passage_of(each, shared=bool(pool.owner[row])) for row, each in by_row}
 
 
 def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:

@@ -233,7 +233,8 @@ def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> 
     return TEXTS, (user_id, query.shared_id, query.space_id, _array_text(units), passages)
 
 
-def passage_of(row: Mapping[str, Any]) -> Passage:
+def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:
+    """Args: shared: Whether it is the shared owner's."""
     text, role, citation = row["text"], None, None
     if row["role"] is not None:
         said = text_of(parts_from_json(row["parts"]))
@@ -247,6 +248,7 @@ def passage_of(row: Mapping[str, Any]) -> Passage:
             start=row["span_start"],
             end=row["span_end"],
             page=row["page"],
+            shared=shared,
         )
     return Passage(row["unit"], row["container"], role, text, row["created_at"], citation)
 

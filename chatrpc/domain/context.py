@@ -70,6 +70,7 @@ class Citation:
         headings: Those above the place, outermost first.
         start, end: In characters of the document's text.
         page: From 1; 0 where the document has no pages.
+        shared: Whether the document is the shared owner's, and so not its reader's to erase.
     """
 
     document_id: UUID
@@ -79,6 +80,7 @@ class Citation:
     start: int
     end: int
     page: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,13 +46,10 @@ BEGIN
     IF cited IS NOT NULL THEN
         gone := gone || ARRAY(
             SELECT (citation->>'document_id')::uuid FROM unnest(cited) AS citation
-            WHERE NOT EXISTS (
-                    SELECT FROM documents d
-                    WHERE d.user_id = p_user AND d.id = (citation->>'document_id')::uuid)
-              -- A document of another's collection is not seen here, and not the user's to erase.
-              AND (citation->>'collection_id' IS NULL OR EXISTS (
-                    SELECT FROM collections c
-                    WHERE c.user_id = p_user AND c.id = (citation->>'collection_id')::uuid)));
+            -- A shared document is not seen here, and not the user's to erase.
+            WHERE NOT coalesce((citation->>'shared')::boolean, false) AND NOT EXISTS (
+                SELECT FROM documents d
+                WHERE d.user_id = p_user AND d.id = (citation->>'document_id')::uuid));
     END IF;
     IF cardinality(gone) > 0 THEN
         report := without_passages(p_report, gone);

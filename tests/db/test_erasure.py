@@ -183,8 +183,8 @@ async def test_a_deleted_document_goes_out_of_all_reports(home: Home) -> None:
         assert [each.citation for each in (*report.hits, *report.dropped)] == [nameless, kept] * 2
 
 
-async def test_a_document_of_somebody_elses_collection_stays_in_the_reports(home: Home) -> None:
-    shared = Citation(uuid4(), uuid4(), "Handbook", ("Leave of absence",), 0, 9)
+async def test_a_document_of_a_shared_collection_stays_in_the_reports(home: Home) -> None:
+    shared = Citation(uuid4(), uuid4(), "Handbook", ("Leave of absence",), 0, 9, shared=True)
     turn = await home.talk(await home.open(), "how long is leave?", "so long", shared)
     assert (await Reports(home.database).get(home.user_id, turn.reply.id)).citations == (shared,)
 
@@ -194,6 +194,16 @@ async def test_a_deleted_document_of_an_own_collection_leaves_the_report_that_is
     deleted = await document(home, collection.id)
     under_way = await append(home.database, home.user_id, await home.open(), "k")
     await Documents(home.database).delete(home.user_id, deleted.document_id)
+    await home.finish(under_way, "so long", deleted)
+    assert await home.holds(OF_A_DOCUMENT) == []
+
+
+async def test_a_deleted_collection_leaves_the_report_that_is_made_meanwhile(home: Home) -> None:
+    collections = Collections(home.database)
+    collection = await collections.create(home.user_id, "Rules", None)
+    deleted = await document(home, collection.id)
+    under_way = await append(home.database, home.user_id, await home.open(), "k")
+    await collections.delete(home.user_id, collection.id)
     await home.finish(under_way, "so long", deleted)
     assert await home.holds(OF_A_DOCUMENT) == []
 

@@ -198,7 +198,7 @@ async def test_chunks_of_shared_documents_are_read_with_their_citation(database:
     assert [pool.unit_id(row) for row in range(len(pool))] == [chunk]
     read = await recall.passages(user_id, shared, pool, [0])
     assert read[0].text == "Oil the pump weekly."
-    assert read[0].citation == Citation(document, collection, "Pumps", ("Care", "Oil"), 100, 120, 7)
+    assert read[0].citation == Citation(document, collection, "Pumps", ("Care", "Oil"), 100, 120, 7, shared=True)
     assert read[0].role is None
 
 
