@@ -49,12 +49,7 @@ def add(
     async def ingest() -> None:
         async with access.client() as client:
             for file in files:
-                description = DocumentDescription(
-                    title=title,
-                    media_type=media_type or _media_type(file),
-                    collection_id=collection_id,
-                    uri=file.resolve().as_uri(),
-                )
+                description = describe(file, title, media_type, collection_id)
                 try:
                     ready = await _add(client, file, description, wait=not no_wait)
                 except CallError as error:
@@ -144,6 +139,16 @@ def watch(access: Access, document_id: str) -> None:
             await _watch(client, document_id)
 
     access.run(tell())
+
+
+def describe(file: Path, title: str, media_type: str, collection_id: str) -> DocumentDescription:
+    """What is told of a file. Where it lies is for its owner alone: what is in a collection may be read by others."""
+    return DocumentDescription(
+        title=title,
+        media_type=media_type or _media_type(file),
+        collection_id=collection_id,
+        uri="" if collection_id else file.resolve().as_uri(),
+    )
 
 
 async def _add(client: ChatClient, file: Path, description: DocumentDescription, *, wait: bool) -> bool:

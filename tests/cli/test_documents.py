@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chatrpc.cli.documents import describe
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [("a.md", "text/markdown"), ("A.HTML", "text/html"), ("a.pdf", "application/pdf"), ("NOTES", "text/plain")],
+)
+def test_the_name_of_a_file_tells_its_media_type(name: str, media_type: str) -> None:
+    assert describe(Path(name), "", "", "").media_type == media_type
+    assert describe(Path(name), "", "text/html", "").media_type == "text/html"
+
+
+def test_where_a_file_lies_is_told_of_documents_that_are_the_users_alone(tmp_path: Path) -> None:
+    file = tmp_path / "manual.md"
+    assert describe(file, "", "", "").uri == file.as_uri()
+    assert str(tmp_path) not in str(describe(file, "Manual", "", "0190"))
