@@ -50,21 +50,9 @@ class PooledConnection(AsyncConnection[DictRow]):
         if pool is None:
             await super().close()
         else:
-            # What SQLAlchemy wanted otherwise. The pool's own hook for this would cost every return of a connection,
-            # SQLAlchemy's or not, a task of its own. A broken connection takes no settings, and the pool drops it.
-            try:
-                with suppress(psycopg.Error):
-                    await self.rollback()
-                    await self.set_autocommit(True)
-            except BaseException:
-                # Cancelled half-way: nobody knows what the server will answer next, so the pool gets a closed one.
-                self.pgconn.finish()
-                raise
-            finally:
-                self.row_factory = dict_row
-                await pool.putconn(self)
-                # A second `close` must not give it back twice.
-                self._pool = None
+            await pool.putconn(self)
+            # A second `close` must not give it back twice.
+            self._pool = None
 
 
 @asynccontextmanager
@@ -109,7 +97,7 @@ class Database:
     async def _checkout(self) -> Connection:
         connection = await self._pool.getconn()
         try:
-            # SQLAlchemy expects psycopg's defaults; `PooledConnection.close` undoes this.
+            # SQLAlchemy expects psycopg's defaults; the pool undoes this at return.
             await connection.set_autocommit(False)
         except BaseException:
             await connection.close()
@@ -137,7 +125,8 @@ class Database:
             try:
                 yield connection
             except asyncio.CancelledError:
-                # Answers may be left in it, and whoever asks next must not get them.
+                # psycopg may leave it in pipeline mode, so that whoever is next misses answers, or believing that the
+                # server has prepared what was never sent; the pool looks at neither.
                 connection.pgconn.finish()
                 raise
 
@@ -198,6 +187,11 @@ async def _configure(connection: Connection) -> None:
         await register_vector_async(connection)
 
 
+async def _reset(connection: Connection) -> None:
+    await connection.set_autocommit(True)
+    connection.row_factory = dict_row
+
+
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Open the pool; it connects when it is first used, and again after the database was away."""
@@ -222,6 +216,9 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
             "row_factory": dict_row,
         },
         configure=_configure,
+        # Besides what it resets: with a hook, the pool takes connections back in a task of its own. Without one it does
+        # so in the caller's, and where that is cancelled while the pool is busy, the connection is lost for good.
+        reset=_reset,
         check=None,
         close_returns=True,
         open=False,

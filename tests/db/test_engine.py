@@ -1,9 +1,14 @@
-"""The pool under a database that restarts, and what an error may say."""
+"""The pool under a database that restarts and under callers that are cancelled, and what an error may say."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from functools import partial
+from itertools import count, product
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -12,10 +17,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from chatrpc.db.conversations import Conversations
-from chatrpc.db.engine import Database
+from chatrpc.db.engine import Database, open_database
 from chatrpc.db.recall import Recall
 from chatrpc.domain import TurnSettings
 from chatrpc.errors import Unavailable
+from chatrpc.settings import DatabaseSettings
+
+Rows = Sequence[Mapping[str, Any] | None]
+Statements = list[tuple[str, tuple[str]]]
+Way = Callable[[Database, UUID, Statements], Awaitable[Rows]]
 
 KINDS: dict[str, Callable[[Database], Callable[[UUID, UUID], Awaitable[object]]]] = {
     "sqlalchemy": lambda database: Conversations(database).get,
@@ -56,6 +66,125 @@ async def test_the_text_of_an_error_holds_nothing_that_a_user_said(database: Dat
             user_id, title="a secret\0", settings=TurnSettings(), labels={}, request_id=None
         )
     assert "secret" not in str(caught.value)
+
+
+async def _call(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    return [await database.call(*asked[0])]
+
+
+async def _calls(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    return [rows[0] for rows in await database.calls(*asked)]
+
+
+async def _query(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    return [rows[0] for rows in await database.query(user_id, *asked)]
+
+
+async def _transaction(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    async with database.transaction(user_id) as connection:
+        return [await (await connection.execute(*statement)).fetchone() for statement in asked]
+
+
+async def _unbound(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    async with database.unbound() as connection:
+        return [await (await connection.execute(*statement)).fetchone() for statement in asked]
+
+
+async def _session(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    async with database.session(user_id) as connection:
+        return [
+            (await connection.execute(text(query.replace("%s", ":who")), {"who": params[0]})).mappings().one()
+            for query, params in asked
+        ]
+
+
+WAYS = [_call, _calls, _query, _transaction, _unbound, _session]
+
+
+async def _ask(way: Way, database: Database, name: str = "") -> None:
+    """Ask by one way, as a user of one's own, in words that no connection has prepared for another name."""
+    user_id = uuid4()
+    asked = [(f"SELECT CAST(%s AS text) AS who, '{name}{number}' AS what", (str(user_id),)) for number in range(3)]
+    answers = await way(database, user_id, asked)
+    assert [dict(each or {}) for each in answers] == [
+        {"who": str(user_id), "what": f"{name}{number}"} for number in range(len(answers))
+    ]
+
+
+def _interrupted(work: Coroutine[object, object, None], moments: Sequence[int]) -> asyncio.Task[bool]:
+    """Begin the work, and cancel it each time that it waits for the n-th time; the result tells whether it did."""
+
+    async def steps() -> bool:
+        return await _steps(work, moments)
+
+    return asyncio.create_task(steps())
+
+
+@types.coroutine
+def _steps(work: Coroutine[object, object, None], moments: Sequence[int]) -> Generator[object, None, bool]:
+    task = asyncio.current_task()
+    assert task is not None
+    waits = count()
+    resume: Callable[[], object] = partial(work.send, None)
+    while True:
+        try:
+            waited = resume()
+        except StopIteration:
+            assert not task.cancelling(), "nothing swallows a cancellation"
+            return False
+        except asyncio.CancelledError:
+            return True
+        if next(waits) in moments:
+            task.cancel()
+        try:
+            yield waited
+            resume = partial(work.send, None)
+        except asyncio.CancelledError as error:
+            resume = partial(work.throw, error)
+
+
+# What psycopg's own generator says when it is dropped half-way and finds its connection closed.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <generator object BasePipeline._exit_gen")
+@pytest.mark.parametrize("cancels", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_call_cancelled_at_any_await_leaves_everybody_else_their_own_answers(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, way: Way, cancels: int
+) -> None:
+    # An event loop that is always busy: psycopg then lets others run, and itself be cancelled, at each of its steps.
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", 0)
+    # With one connection, whoever comes next gets the one that was in use.
+    async with open_database(DatabaseSettings(url=database_url, pool_size=1)) as database:
+        for moment in count():
+            asking = _interrupted(_ask(way, database, str(moment)), range(moment, moment + cancels))
+            if not await asking:
+                break
+            for each in WAYS * 2:
+                await _ask(each, database, str(moment))
+        assert moment > 1
+    # While the warning is expected.
+    gc.collect()
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+@pytest.mark.parametrize("cancelled", ["whoever gives back", "whoever waits"])
+async def test_who_is_cancelled_while_the_pool_is_busy_costs_it_no_connection(
+    database_url: str, cancelled: str, cancels: int
+) -> None:
+    async with open_database(DatabaseSettings(url=database_url, pool_size=1)) as database:
+
+        async def hold(pause: int) -> None:
+            async with database.unbound():
+                waiting.append(_interrupted(_ask(_call, database), moments["whoever waits"]))
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+
+        for pause, moment in product(range(12), range(12)):
+            waiting: list[asyncio.Task[bool]] = []
+            moments: dict[str, Sequence[int]] = {"whoever gives back": (), "whoever waits": ()}
+            moments[cancelled] = range(moment, moment + cancels)
+            await _interrupted(hold(pause), moments["whoever gives back"])
+            await asyncio.gather(*waiting)
+            await _ask(_call, database)
 
 
 async def test_sessions_that_are_cancelled_again_and_again_leave_whole_connections(database: Database) -> None:
