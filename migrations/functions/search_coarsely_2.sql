@@ -145,10 +145,9 @@ BEGIN
                 UNION ALL
                 SELECT e.message_id, e.conversation_id, e.branch, e.depth, e.terms,
                        e.embedding <#> p_vector AS distance
-                FROM unnest(candidates) AS c (id)
-                JOIN embeddings e ON e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
-                 AND e.message_id = c.id
-                WHERE candidates IS NOT NULL
+                FROM embeddings e
+                WHERE candidates IS NOT NULL AND e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
+                  AND e.message_id = ANY (candidates)
                   AND in_scope(e, p_user, p_conversation, p_through, p_ends, p_elsewhere, p_collections)
             ) e
         ), near AS MATERIALIZED (

@@ -11,14 +11,18 @@ revision = "0007"
 down_revision = "0006"
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
+# Replaced by their second versions.
+CHANGED = ("search_coarsely", "search_pool")
 
 
 def upgrade() -> None:
-    replace("search_coarsely", 2)
+    for name in CHANGED:
+        replace(name, 2)
 
 
 def downgrade() -> None:
-    replace("search_coarsely", 1)
+    for name in CHANGED:
+        replace(name, 1)
 
 
 def replace(name: str, version: int) -> None:
