@@ -174,16 +174,16 @@ def pool_call(
         through,
         HalfVector(query.vector),
         query.space_id,
-        _array_text(query_places(query.terms)),
+        array_text(query_places(query.terms)),
         query.elsewhere,
-        None if query.collections is None else _array_text(query.collections),
+        None if query.collections is None else array_text(query.collections),
         query.exact_to,
         query.indexed_from,
         NEAR,
     )
 
 
-def _array_text(values: Iterable[object]) -> str:
+def array_text(values: Iterable[object]) -> str:
     """As PostgreSQL writes it; the driver would take ten times as long to find out a list's type."""
     return "{" + ",".join(map(str, values)) + "}"
 
@@ -229,8 +229,8 @@ def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
 def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> Statement:
     """The statement that reads the texts of rows of a pool."""
     units = [pool.unit_id(row) for row in rows]
-    passages = _array_text(pool.passage[list(rows)].tolist())
-    return TEXTS, (user_id, query.shared_id, query.space_id, _array_text(units), passages)
+    passages = array_text(pool.passage[list(rows)].tolist())
+    return TEXTS, (user_id, query.shared_id, query.space_id, array_text(units), passages)
 
 
 def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:
