@@ -1,4 +1,4 @@
-"""The search of a user with very many passages finds what stands beside a hit by its place, whatever the table's size."""
+"""A search of a user of very many passages does not depend on what the planner expects of an average one."""
 
 from __future__ import annotations
 
