@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +165,7 @@ async def staged(
     key_file: Path,
     turns: Callable[[Turns], Turns] = lambda turns: turns,
     issuer: str = ISSUER,
+    channel_options: Sequence[tuple[str, int]] = (),
     **settings: object,
 ) -> AsyncIterator[Stage]:
     """Args: turns: Wraps the real ones, to let them fail where reality does so rarely."""
@@ -214,8 +215,8 @@ async def staged(
         port = bind(server, server_settings)
         await server.start()
         try:
-            unlimited = [("grpc.max_receive_message_length", -1)]
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unlimited) as channel:
+            options = [("grpc.max_receive_message_length", -1), *channel_options]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
                 yield Stage(port, server, channel, model, real, takeover, ingest, drain, health, server_settings, clock)
         finally:
             await server.stop(None)
