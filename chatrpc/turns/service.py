@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -23,21 +22,20 @@ from chatrpc.domain import (
     Message,
     MessageState,
     OutgoingMessage,
-    ToolCallPart,
     ToolResultPart,
     Usage,
 )
 from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
 from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.checkpoints import checkpoint_while_running
-from chatrpc.turns.events import ToolCall, ToolResult
 from chatrpc.turns.generation import Generation, TurnParts
 from chatrpc.turns.lease import ProcessLease
+from chatrpc.turns.locks import Locks
 from chatrpc.turns.replay import replay
 from chatrpc.turns.reply_log import ReplyLog, ReplyReader, held_elsewhere
 from chatrpc.turns.reply_logs import ReplyLogs
 from chatrpc.turns.stored import StoredReplies
-from chatrpc.turns.tool_results import new_results, not_pending, results_of
+from chatrpc.turns.submission import Submissions
 
 log = structlog.get_logger(__name__)
 
@@ -68,11 +66,12 @@ class Turns:
         self._running: dict[tuple[UUID, UUID], Generation] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checkpoints: asyncio.Task[None] | None = None
-        self._locks = _Locks()
+        self._locks = Locks()
+        self._submissions = Submissions(parts.transcript, logs, self._running)
         lease.on_lapse = self.abandon
         lease.on_acquire = logs.join
         logs.on_cancel = self._cancel_here
-        logs.on_results = self._submitted_here
+        logs.on_results = self._submissions.hear
         logs.on_stale = self._supersede
         logs.join(lease.process_id)
 
@@ -224,54 +223,7 @@ class Turns:
             ResourceExhausted: All results of the reply together are too long.
             Unavailable: Another process is at work on it, and cannot be reached.
         """
-        running = self._running.get((caller.user_id, reply_id))
-        if running is not None:
-            running.submit(results)
-            return
-        reply = (await self._parts.transcript.turn(caller.user_id, reply_id)).reply
-        if not reply.state.finished:
-            try:
-                await self._submit_elsewhere(caller.user_id, reply, results)
-            except Unavailable:
-                # It may have finished meanwhile.
-                reply = (await self._parts.transcript.turn(caller.user_id, reply_id)).reply
-                if not reply.state.finished:
-                    raise
-            else:
-                return
-        # Whoever did not hear that a result was taken sends it again.
-        new_results(results, results_of(reply.parts), ())
-
-    async def _submit_elsewhere(self, user_id: UUID, reply: Message, results: Sequence[ToolResultPart]) -> None:
-        """Have them taken by the process that generates the reply; what it takes, it tells in the log."""
-        found = await self._logs.find(user_id, reply.id, reply.attempt)
-        owner = await self._parts.transcript.owner(user_id, reply.id)
-        if found is None or owner is None:
-            raise held_elsewhere()
-        told = [event.event.part for event in found.events if isinstance(event.event, ToolCall | ToolResult)]
-        taken = results_of(told)
-        calls = {part.id for part in told if isinstance(part, ToolCallPart)} - taken.keys()
-        missing = {result.call_id: result for result in new_results(results, taken, calls)}
-        reader = found.read(len(found.events))
-        if missing and not await self._logs.submit(owner, user_id, reply.id, tuple(missing.values())):
-            raise held_elsewhere()
-        try:
-            async with asyncio.timeout(STOP_PATIENCE):
-                while missing:
-                    event = (await anext(reader)).event
-                    if isinstance(event, ToolResult) and missing.pop(event.part.call_id, event.part) != event.part:
-                        raise not_pending(event.part.call_id)
-        except (TimeoutError, StopAsyncIteration):
-            raise held_elsewhere() from None
-        finally:
-            reader.close()
-
-    def _submitted_here(self, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> None:
-        """Results that another process passes on. It learns from the log which ones were taken."""
-        running = self._running.get((user_id, reply_id))
-        if running is not None:
-            with suppress(ChatError):
-                running.submit(results)
+        await self._submissions.submit(caller.user_id, reply_id, results)
 
     async def _end_left_behind(self, user_id: UUID, reply: Message, attempt: int, reason: FinishReason) -> None:
         """End a reply that nobody generates with the text that it has. The conversation's lock is held."""
@@ -489,22 +441,3 @@ class Turns:
 
 def _read(running: ReplyLog, attempt: int, after_sequence: int) -> ReplyReader:
     return running.read(after_sequence if attempt == running.attempt else 0)
-
-
-class _Locks:
-    """A lock a key, kept while somebody holds or awaits it."""
-
-    def __init__(self) -> None:
-        self._locks: defaultdict[tuple[UUID, UUID], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._users: defaultdict[tuple[UUID, UUID], int] = defaultdict(int)
-
-    @asynccontextmanager
-    async def held(self, key: tuple[UUID, UUID]) -> AsyncIterator[None]:
-        self._users[key] += 1
-        try:
-            async with self._locks[key]:
-                yield
-        finally:
-            self._users[key] -= 1
-            if not self._users[key]:
-                del self._users[key], self._locks[key]
