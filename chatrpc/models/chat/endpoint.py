@@ -92,6 +92,14 @@ class Timeouts:
     token: float
 
 
+@dataclass(frozen=True, slots=True)
+class GivenBy:
+    """Names of the settings that an endpoint's key and base URL were given by."""
+
+    api_key: str = "CHATRPC_MODEL_API_KEY"
+    base_url: str = "CHATRPC_MODEL_BASE_URL"
+
+
 class Endpoint:
     """A base URL with its key, its connections and its health.
 
@@ -101,13 +109,21 @@ class Endpoint:
 
     Args:
         name: For people: it stands in the log, and in a reply's model where that alone would not tell who answered.
+        given_by: The settings that an operator has to look at.
     """
 
     def __init__(
-        self, name: str, base_url: str, api_key: str | None, timeouts: Timeouts, breaker: CircuitBreaker
+        self,
+        name: str,
+        base_url: str,
+        api_key: str | None,
+        timeouts: Timeouts,
+        breaker: CircuitBreaker,
+        given_by: GivenBy,
     ) -> None:
         self.name = name
         self.breaker = breaker
+        self._given_by = given_by
         self._timeouts = timeouts
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -211,9 +227,9 @@ class Endpoint:
             sentence = f"The language model's endpoint failed (HTTP {status}); {_TRY_AGAIN}"
             return _unavailable(sentence, _retry_after(error.response.headers))
         if status in (401, 403):
-            sentence = "refuses this server's key; its operator must check CHATRPC_MODEL_API_KEY"
+            sentence = f"refuses this server's key; its operator must check {self._given_by.api_key}"
         elif status == 404:
-            sentence = f"has no model {model!r}; name another model, or check CHATRPC_MODEL_BASE_URL"
+            sentence = f"has no model {model!r}; name another model, or check {self._given_by.base_url}"
         else:
             sentence = "refuses the request; check the sampling settings and the length of the conversation"
         rejected = ModelRejected(

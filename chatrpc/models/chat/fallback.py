@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from chatrpc.models.chat.breaker import CircuitBreaker
-from chatrpc.models.chat.endpoint import Endpoint, Timeouts
+from chatrpc.models.chat.endpoint import Endpoint, GivenBy, Timeouts
 from chatrpc.models.chat.usage import prompt_tokens
 from chatrpc.models.profiles import ModelProfile, ModelProfiles
 from chatrpc.ports import ModelRequest
@@ -42,7 +42,7 @@ class Candidates:
         self._default_model = settings.name
         self._endpoints: dict[tuple[str, str | None], Endpoint] = {}
         key = None if settings.api_key is None else settings.api_key.get_secret_value()
-        self._first = self._endpoint(settings.base_url, key, None)
+        self._first = self._endpoint(settings.base_url, key, None, GivenBy())
         self._fallbacks = [(each, self._endpoint_of(each, settings.base_url, key)) for each in settings.fallbacks]
 
     def model_name(self, requested: str | None) -> str:
@@ -73,20 +73,27 @@ class Candidates:
 
     def _endpoint_of(self, fallback: FallbackSettings, base_url: str, key: str | None) -> Endpoint:
         if fallback.base_url is None:
-            return self._endpoint(base_url, key, fallback.label)
+            return self._endpoint(base_url, key, fallback.label, GivenBy())
         # A key belongs to the endpoint that it was given for.
         own_key = None if fallback.api_key is None else fallback.api_key.get_secret_value()
-        return self._endpoint(fallback.base_url, own_key, fallback.label)
+        where = f"of {fallback.label or _host(fallback.base_url)!r} in CHATRPC_MODEL_FALLBACKS"
+        given_by = GivenBy(fallback.api_key_variable or f"the api_key {where}", f"the base_url {where}")
+        return self._endpoint(fallback.base_url, own_key, fallback.label, given_by)
 
-    def _endpoint(self, base_url: str, key: str | None, label: str | None) -> Endpoint:
+    def _endpoint(self, base_url: str, key: str | None, label: str | None, given_by: GivenBy) -> Endpoint:
         endpoint = self._endpoints.get((base_url, key))
         if endpoint is None:
             settings = self._settings
-            name = label or urlsplit(base_url).netloc.rpartition("@")[2]
+            name = label or _host(base_url)
             timeouts = Timeouts(settings.connect_timeout, settings.first_token_timeout, settings.token_timeout)
             breaker = CircuitBreaker(name, settings.breaker_failures, settings.breaker_pause)
-            endpoint = self._endpoints[base_url, key] = Endpoint(name, base_url, key, timeouts, breaker)
+            endpoint = self._endpoints[base_url, key] = Endpoint(name, base_url, key, timeouts, breaker, given_by)
         return endpoint
+
+
+def _host(base_url: str) -> str:
+    """Host and port, without a name and a password."""
+    return urlsplit(base_url).netloc.rpartition("@")[2]
 
 
 def _prompt_tokens(request: ModelRequest, profile: ModelProfile) -> int:

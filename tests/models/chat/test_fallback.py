@@ -284,3 +284,36 @@ async def test_of_two_failures_the_one_that_passes_is_told(provider: Provider, s
     second.script(Answer(status=401))
     with pytest.raises(Unavailable, match="HTTP 500"):
         await run(build(), model_request("Hi"))
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "named"),
+    [
+        (401, {"api_key": "second-key"}, "the api_key of 'second' in CHATRPC_MODEL_FALLBACKS"),
+        (403, {"api_key_variable": "SECOND_KEY"}, "SECOND_KEY"),
+        (404, {"api_key": "second-key"}, "the base_url of 'second' in CHATRPC_MODEL_FALLBACKS"),
+    ],
+)
+async def test_what_a_fallback_refuses_is_told_with_its_own_setting(
+    provider: Provider,
+    second: Provider,
+    build: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    given: dict[str, str],
+    named: str,
+) -> None:
+    monkeypatch.setenv("SECOND_KEY", "second-key")
+    provider.script(Answer(status=401))
+    second.script(Answer(status=status))
+    fallback = {"base_url": second.base_url, "name": "spare", "label": "second", **given}
+    with pytest.raises(ModelRejected, match=f"check {named} ") as caught:
+        await run(build(fallbacks=[fallback]), model_request("Hi"))
+    assert "CHATRPC_MODEL_API_KEY" not in str(caught.value)
+    assert "CHATRPC_MODEL_BASE_URL" not in str(caught.value)
+
+
+async def test_a_fallback_of_the_main_endpoint_is_told_with_the_main_setting(provider: Provider, build: Build) -> None:
+    provider.script(Answer(status=401), Answer(status=401))
+    with pytest.raises(ModelRejected, match="check CHATRPC_MODEL_API_KEY "):
+        await run(build(fallbacks=[{"name": "spare"}]), model_request("Hi"))
