@@ -35,6 +35,10 @@ CALL_TIMEOUT = 15.0
 # A former primary that has become a standby refuses writes, until the name leads to the new one.
 AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 
+# Plans are kept: all statements name a user, and find the rows by an index whatever the user's size; what does not sets
+# its own. Without the second, a plan made while the tables were small would read them whole until somebody analyses them.
+PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
 
 
@@ -195,8 +199,7 @@ async def _reset(connection: Connection) -> None:
 @asynccontextmanager
 async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Open the pool; it connects when it is first used, and again after the database was away."""
-    # Plans are made anew for vector queries, because users differ in size by orders of magnitude.
-    options = "-c plan_cache_mode=force_custom_plan"
+    options = " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
     if settings.role:
         options += f" -c role={settings.role}"
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
