@@ -24,6 +24,12 @@ from chatrpc.client import CallError, ChatClient
 # Files whose type no system table is sure to know.
 _MARKDOWN = (".md", ".markdown")
 _SHOWN_CHARACTERS = 400
+# What people are told of a failed document; other reasons are told by their names.
+_PROBLEMS = {
+    "DOCUMENT_BROKEN": "it is damaged, encrypted, or not what its media type says; give --type if that is wrong",
+    "DOCUMENT_TOO_COSTLY": "to read it took more time or memory, or gave more text, than the server allows; split it",
+    "DOCUMENT_EMPTY": "there is no text in it, as in a scan; recognise its text first",
+}
 
 
 @click.group()
@@ -163,7 +169,7 @@ async def _watch(client: ChatClient, document_id: str) -> bool:
     document = Document()
     async with aclosing(client.documents.watch(document_id)) as changes:
         async for document in changes:
-            click.echo(printable(f"  {_progress(document)}"))
+            click.echo(printable(f"  {progress(document)}"))
     return document.state != DOCUMENT_STATE_FAILED
 
 
@@ -175,13 +181,14 @@ def _media_type(file: Path) -> str:
 
 def _line(document: Document) -> str:
     shared = " (shared)" if document.shared else ""
-    return f"{document.id}  {document.title or '(untitled)'}{shared}  {document.size:,} bytes  {_progress(document)}"
+    return f"{document.id}  {document.title or '(untitled)'}{shared}  {document.size:,} bytes  {progress(document)}"
 
 
-def _progress(document: Document) -> str:
+def progress(document: Document) -> str:
+    """How far a document has come, or what is wrong with it."""
     state = DocumentState.Name(document.state).removeprefix("DOCUMENT_STATE_").lower()
     if document.error_reason:
-        return f"{state}: {document.error_reason}"
+        return f"{state}: {_PROBLEMS.get(document.error_reason, document.error_reason)}"
     if document.chunk_count:
         return f"{state} {document.embedded_chunk_count:,}/{document.chunk_count:,} chunks"
     return state

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chatapi.v1.document_pb2 import DOCUMENT_STATE_FAILED, Document
 
-from chatrpc.cli.documents import describe
+from chatrpc.cli.documents import describe, progress
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,16 @@ def test_where_a_file_lies_is_told_of_documents_that_are_the_users_alone(tmp_pat
     file = tmp_path / "manual.md"
     assert describe(file, "", "", "").uri == file.as_uri()
     assert str(tmp_path) not in str(describe(file, "Manual", "", "0190"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("DOCUMENT_BROKEN", "failed: it is damaged"),
+        ("DOCUMENT_TOO_COSTLY", "failed: to read it took more"),
+        ("DOCUMENT_EMPTY", "failed: there is no text in it"),
+        ("OF_A_LATER_RELEASE", "failed: OF_A_LATER_RELEASE"),
+    ],
+)
+def test_what_is_wrong_with_a_document_is_said_in_words(reason: str, said: str) -> None:
+    assert progress(Document(state=DOCUMENT_STATE_FAILED, error_reason=reason)).startswith(said)

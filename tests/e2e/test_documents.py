@@ -88,7 +88,7 @@ def test_the_terminal_says_why_a_document_could_not_be_ingested(dev: Dev, token:
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(b"%PDF-1.7 no more")
     assert "1 of 1 documents could not be ingested" in documents(dev, token, "add", str(broken), code=1)
-    assert "DOCUMENT_BROKEN" in documents(dev, token, "list")
+    assert "it is damaged, encrypted, or not what" in documents(dev, token, "list")
     archive = tmp_path / "archive.zip"
     archive.write_bytes(b"PK")
     assert "Documents can be text/plain" in documents(dev, token, "add", str(archive), code=1)
