@@ -1,7 +1,8 @@
 """The schema as SQLAlchemy models; the migrations create it, and a test holds the two equal.
 
 Every key begins with `user_id`, so that one user's work touches one partition, and so that the schema is ready to be
-distributed by `user_id`. `messages` and `embeddings` are hash partitioned; the partitions are made by the migrations.
+distributed by `user_id`. `messages`, `embeddings` and `usage_entries`, among others, are hash partitioned; the
+partitions are made by the migrations.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class ConversationRow(Base):
 
     `lineage` holds the older segments of the active path, flattened as branch, last depth, branch, last depth, ...; the
     path's last segment is `(head_branch, head_depth)`. While `pending_replies` is 0, an append need not look at the
-    reply before it. No index covers a column that an append changes, so that the update stays within its page (HOT).
+    reply before it. `context_tokens` is what the newest prompt and its reply came to, for the next reservation. No
+    index covers a column that an append changes, so that the update stays within its page (HOT).
     """
 
     __tablename__ = "conversations"
@@ -92,6 +94,7 @@ class ConversationRow(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
     memory: Mapped[str] = mapped_column(Text, server_default=sql_text("'remembered'"))
     erasures: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    context_tokens: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
 
 
 class BranchRow(Base):
@@ -111,7 +114,11 @@ class BranchRow(Base):
 
 
 class MessageRow(Base):
-    """A message, the user's or the assistant's; found by its place in the tree or by its id."""
+    """A message, the user's or the assistant's; found by its place in the tree or by its id.
+
+    `reserved_prompt_tokens` and `reserved_completion_tokens` are those of a reply. While it is pending, they count
+    against its user's quota.
+    """
 
     __tablename__ = "messages"
     __table_args__ = (
@@ -158,6 +165,8 @@ class MessageRow(Base):
     delta_ends: Mapped[list[int] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=sql_text("now()"))
     finished_at: Mapped[datetime | None]
+    reserved_prompt_tokens: Mapped[int | None] = mapped_column(Integer)
+    reserved_completion_tokens: Mapped[int | None] = mapped_column(Integer)
 
 
 class SummaryRow(Base):
@@ -290,6 +299,59 @@ class MemoryTaskRow(Base):
     embedded_sequence: Mapped[int] = mapped_column(BigInteger, server_default=sql_text("0"))
     finished_after: Mapped[int | None] = mapped_column(BigInteger)
     fold_refusals: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+
+
+class UsageEntryRow(Base):
+    """What one attempt at a reply, or one piece of background work, has used. It never changes, and holds no text.
+
+    Attributes:
+        id: The reply's; of background work, its own.
+        attempt: Of the reply; 0 of background work.
+        kind: `turn`, `summary` or `embedding`.
+        conversation_id: Of an embedding of a document, the document's id.
+        model: The one that served; null where that is not known, or none was asked.
+        estimated: Whether the tokens are not the provider's own count.
+        reserved_tokens: What had been reserved.
+    """
+
+    __tablename__ = "usage_entries"
+    __table_args__ = ({"postgresql_partition_by": "HASH (user_id)"},)
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Text)
+    conversation_id: Mapped[UUID | None]
+    model: Mapped[str | None] = mapped_column(Text)
+    prompt_tokens: Mapped[int] = mapped_column(Integer)
+    cached_tokens: Mapped[int] = mapped_column(Integer)
+    completion_tokens: Mapped[int] = mapped_column(Integer)
+    embedding_tokens: Mapped[int] = mapped_column(Integer)
+    estimated: Mapped[bool] = mapped_column(Boolean)
+    reserved_tokens: Mapped[int] = mapped_column(Integer)
+    booked_at: Mapped[datetime]
+
+
+class UsageHourRow(Base):
+    """The entries of one user, hour, kind and model, added up as they are booked: any window is the sum of a few rows.
+
+    `turns` counts finished replies, of summaries and embeddings the pieces of work; `estimated_tokens` is the part of
+    all tokens that is estimated; `model` is empty where it is not known.
+    """
+
+    __tablename__ = "usage_hours"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "70"}},)
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    model: Mapped[str] = mapped_column(Text, primary_key=True)
+    turns: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    embedding_tokens: Mapped[int] = mapped_column(BigInteger)
+    estimated_tokens: Mapped[int] = mapped_column(BigInteger)
 
 
 class ServerProcessRow(Base):

@@ -1,0 +1,40 @@
+-- Books what one attempt at a reply, or one piece of background work, has used; once. Whether it was not booked before.
+--
+-- Of p_usage, `prompt_tokens`, `cached_tokens`, `completion_tokens`, `embedding_tokens` and `estimated` are read; what
+-- is missing is 0, or false. The row of the hour is locked until the end of the transaction, so this comes last in it.
+CREATE FUNCTION book_usage(
+    p_user uuid, p_id uuid, p_attempt integer, p_kind text, p_conversation uuid, p_model text, p_usage jsonb,
+    p_reserved integer, p_turns integer
+)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    prompt integer := coalesce((p_usage->>'prompt_tokens')::integer, 0);
+    cached integer := coalesce((p_usage->>'cached_tokens')::integer, 0);
+    completion integer := coalesce((p_usage->>'completion_tokens')::integer, 0);
+    embedding integer := coalesce((p_usage->>'embedding_tokens')::integer, 0);
+    is_estimate boolean := coalesce((p_usage->>'estimated')::boolean, false);
+BEGIN
+    INSERT INTO usage_entries (user_id, id, attempt, kind, conversation_id, model, prompt_tokens, cached_tokens,
+                               completion_tokens, embedding_tokens, estimated, reserved_tokens, booked_at)
+    VALUES (p_user, p_id, p_attempt, p_kind, p_conversation, p_model, prompt, cached, completion, embedding,
+            is_estimate, p_reserved, now())
+    ON CONFLICT (user_id, id, attempt) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO usage_hours AS h (user_id, hour, kind, model, turns, prompt_tokens, cached_tokens, completion_tokens,
+                                  embedding_tokens, estimated_tokens)
+    VALUES (p_user, date_trunc('hour', now(), 'UTC'), p_kind, coalesce(p_model, ''), p_turns, prompt, cached, completion,
+            embedding, CASE WHEN is_estimate THEN prompt + completion + embedding ELSE 0 END)
+    ON CONFLICT (user_id, hour, kind, model) DO UPDATE SET
+        turns = h.turns + excluded.turns,
+        prompt_tokens = h.prompt_tokens + excluded.prompt_tokens,
+        cached_tokens = h.cached_tokens + excluded.cached_tokens,
+        completion_tokens = h.completion_tokens + excluded.completion_tokens,
+        embedding_tokens = h.embedding_tokens + excluded.embedding_tokens,
+        estimated_tokens = h.estimated_tokens + excluded.estimated_tokens;
+    RETURN true;
+END
+$function$;
