@@ -58,6 +58,7 @@ class ProcessLease:
         await self._processes.acquire(process_id, LEASE)
         self.process_id, self._acquired = process_id, True
         self._extend(asked)
+        log.info("lease_acquired", process_id=str(process_id))
         self.on_acquire(self.process_id)
 
     async def renew(self) -> None:

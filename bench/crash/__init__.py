@@ -1,0 +1,1 @@
+"""Kills and restarts everything under load, and checks that nothing was lost; see `__main__`."""
