@@ -153,7 +153,7 @@ class Turns:
 
     async def _follow(self, user_id: UUID, reply_id: UUID, attempt: int, after_sequence: int) -> ReplyReader:
         running = self._running.get((user_id, reply_id))
-        if running is not None:
+        if running is not None and attempt <= running.log.attempt:
             return _read(running.log, attempt, after_sequence)
         return await self._whole(self._follow_stored(user_id, reply_id, attempt, after_sequence))
 
@@ -404,8 +404,11 @@ class Turns:
         """Read a turn that is stored: live, finished, or started anew. The conversation's lock is held."""
         reply_id = accepted.reply.id
         running = self._running.get((user_id, reply_id))
-        if running is not None:
+        if running is not None and accepted.reply.attempt <= running.log.attempt:
             return _read(running.log, attempt, after_sequence)
+        if running is not None:
+            # A reader who has seen a later attempt brings the news that this one is over.
+            running.supersede()
         if accepted.reply.state.finished:
             return await self._replayed(user_id, accepted.reply, attempt, after_sequence)
         begun = await self._parts.transcript.begin_attempt(user_id, reply_id, self._owner())

@@ -131,13 +131,16 @@ class SharedReplyLogs:
 
     async def find(self, user_id: UUID, reply_id: UUID, attempt: int) -> ReplyLog | None:
         own = self._own.get(reply_id)
-        if own is not None:
+        if own is not None and own.log.attempt >= attempt:
             return own.log
         mirror = self._mirrors.get(reply_id)
         if mirror is None:
             behind = ReplyLog(reply_id, attempt, behind=True)
             mirror = self._mirrors[reply_id] = _Mirror(user_id, behind, asyncio.get_running_loop().time())
             mirror.loading = self._begin_task(self._load(mirror))
+        elif mirror.log.attempt < attempt:
+            # The attempt that Redis still tells of is over. What the current one tells may not have come there yet.
+            self._go_on(mirror, attempt)
         assert mirror.loading is not None
         return mirror.log if await asyncio.shield(mirror.loading) else None
 
@@ -283,9 +286,8 @@ class SharedReplyLogs:
             if (entry.attempt, entry.number) <= mirror.place:
                 continue
             if entry.attempt > attempt:
-                following = ReplyLog(mirror.log.reply_id, entry.attempt, behind=True)
-                mirror.log.succeed(following)
-                mirror.log, number = following, 0
+                self._go_on(mirror, entry.attempt)
+                number = 0
             if entry.number != number + 1:
                 # Redis has lost the beginning, and its writer has not sent it again yet.
                 self._break_off(mirror)
@@ -296,6 +298,12 @@ class SharedReplyLogs:
                 self._begin_task(self._compare(mirror))
             else:
                 mirror.log.append(event)
+
+    def _go_on(self, mirror: _Mirror, attempt: int) -> None:
+        """Have its readers go on with a later attempt."""
+        following = ReplyLog(mirror.log.reply_id, attempt, behind=True)
+        mirror.log.succeed(following)
+        mirror.log, mirror.place = following, (attempt, 0)
 
     async def _compare(self, mirror: _Mirror) -> None:
         """Finish a mirror whose reply is finished."""

@@ -256,6 +256,22 @@ async def test_an_attempt_that_is_over_learns_of_it_by_what_it_writes(pair: Proc
     assert await asyncio.wait_for(stale.get(), PATIENCE) is first
 
 
+async def test_who_knows_of_a_later_attempt_is_not_told_the_one_before(pair: Processes, redis: RedisServer) -> None:
+    log = pair.writer.begin(USER, uuid4(), 1)
+    log.append(Delta("lost"))
+    early = (await found(pair.reader, log.reply_id)).read(0)
+    assert (await read_some(early, 1))[0].event == Delta("lost")
+    # The next attempt's process cannot reach Redis yet, so the first one's log is all that there is.
+    late = (await found(pair.reader, log.reply_id, 2)).read(1)
+    async with AsyncExitStack() as stack:
+        other = await shared(stack, redis.url, pair.database)
+        again = other.begin(USER, log.reply_id, 2)
+        again.append(Restarted())
+        again.append(Delta("kept"))
+        assert await read_some(late, 1) == again.events[1:]
+        assert await read_some(early, 2) == again.events
+
+
 async def test_a_writer_that_dies_after_the_commit_leaves_no_reader_waiting(
     pair: Processes, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

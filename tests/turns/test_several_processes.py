@@ -377,6 +377,39 @@ async def test_a_process_that_slept_past_its_lease_tells_and_commits_nothing_mor
         await one.send("More.")
 
 
+async def test_a_reader_who_has_seen_a_later_attempt_brings_the_news_to_the_process_of_the_one_before(
+    two: tuple[Process, Process], provider: Provider
+) -> None:
+    one, other = two
+    gated(provider, "old", " text")
+    gate = gated(provider, "new", " text")
+    accepted, events = await one.send("Hi.")
+    await take(events, 2)
+    async with one.database.unbound() as connection:
+        await connection.execute(
+            "UPDATE server_processes SET lease_until = now() WHERE id = %s", (one.lease.process_id,)
+        )
+    assert await other.takeover.sweep() == 1
+    seen = await take(await other.turns.follow(other.caller, accepted.reply.id, 0, 0), 3)
+    assert [event.attempt for event in seen] == [2, 2, 2]
+    following = await one.turns.follow(one.caller, accepted.reply.id, 2, 2)
+    assert await take(following, 1) == seen[2:]
+    gate.set()
+    assert text_of(await rest(following)) == " text"
+    with pytest.raises(Unavailable):
+        await rest(events)
+
+
+async def test_a_reader_who_invents_an_attempt_stops_nothing(two: tuple[Process, Process], provider: Provider) -> None:
+    one, _ = two
+    gate = gated(provider, "the", " text")
+    accepted, events = await one.send("Hi.")
+    await take(events, 2)
+    following = await one.turns.follow(one.caller, accepted.reply.id, 7, 1)
+    gate.set()
+    assert await rest(following) == await one.followed(accepted.reply.id)
+
+
 async def test_a_reply_that_was_given_up_in_doubt_of_the_lease_is_attempted_anew(
     process: Process, provider: Provider
 ) -> None:
