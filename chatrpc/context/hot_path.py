@@ -101,7 +101,9 @@ class HotPathCache:
         elif messages and messages[-1].id == reply.parent_id:
             # The path was loaded for the turn of this reply, and so up to the message that it answers.
             messages = (*messages, _lean(reply))
-            path = (*path[:-1], (reply.branch, reply.depth))
+            # A regenerated reply stands on a branch of its own.
+            older = path[:-1] if path[-1][0] == reply.branch else path
+            path = (*older, (reply.branch, reply.depth))
         else:
             self._drop(key)
             return

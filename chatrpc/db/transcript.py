@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
+from psycopg import Rollback
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from chatrpc.db.codec import (
-    MESSAGE_COLUMNS,
     content_hash,
-    message_of,
     parts_to_json,
     path_of,
     report_to_json,
@@ -21,7 +21,8 @@ from chatrpc.db.codec import (
     settings_to_json,
     usage_to_json,
 )
-from chatrpc.db.engine import Database
+from chatrpc.db.engine import Database, Params
+from chatrpc.db.turn_rows import REPLY, TURN, refusal, stored_turn
 from chatrpc.domain import (
     Accepted,
     BusyPolicy,
@@ -32,14 +33,17 @@ from chatrpc.domain import (
     MessageState,
     OutgoingMessage,
     Part,
+    Regeneration,
     Role,
     Usage,
 )
-from chatrpc.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Reason, ResourceExhausted
+from chatrpc.errors import NotFound, Reason
 
 APPEND = """
 SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
+LEAVE_PATH = "SELECT leave_path(%s, %s)"
+REGENERATE = "SELECT * FROM regenerate_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 FINISH = """
 SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
@@ -55,17 +59,6 @@ RETURNING attempt
 CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
 PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
 OWNER = "SELECT owner FROM messages WHERE user_id = %s AND id = %s AND state = 'pending'"
-REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
-TURN = f"""
-SELECT {MESSAGE_COLUMNS}, m.turn_settings, c.settings, c.revision, c.memory, coalesce(b.lineage, '{{}}') AS lineage,
-       p.state AS parent_state
-FROM messages r
-JOIN messages m ON m.user_id = r.user_id AND m.id = r.parent_id
-JOIN conversations c ON c.user_id = r.user_id AND c.id = r.conversation_id
-LEFT JOIN branches b ON b.user_id = m.user_id AND b.conversation_id = m.conversation_id AND b.branch = m.branch
-LEFT JOIN messages p ON p.user_id = m.user_id AND p.id = m.parent_id
-WHERE r.user_id = %s AND r.id = %s AND r.role = 'assistant'
-"""
 # A reply stands right after its message on the same branch; a reply's own is itself.
 REPLY_OF = """
 SELECT r.id FROM messages m
@@ -161,66 +154,32 @@ class Transcript:
         conversation_id = message.conversation_id
         message_id, reply_id = uuid7(), uuid7()
         turn_settings = settings_to_json(message.settings)
-        row = await self._database.call(
-            APPEND,
-            (
-                user_id,
-                conversation_id,
-                message_id,
-                reply_id,
-                message.client_message_id,
-                content_hash(message.parts),
-                message.parent_id,
-                Jsonb(parts_to_json(message.parts)),
-                tokens,
-                actor,
-                Jsonb(turn_settings) if turn_settings else None,
-                owner,
-                message.busy_policy is BusyPolicy.REJECT,
-                limits.queue,
-                limits.pending,
-            ),
+        params = (
+            user_id,
+            conversation_id,
+            message_id,
+            reply_id,
+            message.client_message_id,
+            content_hash(message.parts),
+            message.parent_id,
+            Jsonb(parts_to_json(message.parts)),
+            tokens,
+            actor,
+            Jsonb(turn_settings) if turn_settings else None,
+            owner,
+            message.busy_policy is BusyPolicy.REJECT,
+            limits.queue,
+            limits.pending,
         )
+        if message.at_root:
+            row = await self._append_at_root(user_id, conversation_id, params)
+        else:
+            row = await self._database.call(APPEND, params)
         assert row is not None  # A function with OUT parameters returns one row.
-        match row["outcome"]:
-            case "accepted":
-                pass
-            case "duplicate":
-                return await self._accepted_before(user_id, conversation_id, row["message_id"])
-            case "reused":
-                raise AlreadyExists(
-                    Reason.CLIENT_MESSAGE_ID_REUSED,
-                    "message",
-                    message.client_message_id,
-                    f"client_message_id {message.client_message_id!r} was used in this conversation for another "
-                    "content; choose a new one for a new message.",
-                )
-            case "busy":
-                raise Conflict(
-                    Reason.CONVERSATION_BUSY,
-                    "A reply of the conversation is not finished; wait for it, or send with another busy_policy.",
-                    id=str(conversation_id),
-                )
-            case "queue_full":
-                raise ResourceExhausted(
-                    Reason.TOO_MANY_TURNS,
-                    f"{limits.queue} messages wait in the conversation already; wait for a reply to finish.",
-                    subject="conversation",
-                    retry_after=1.0,
-                )
-            case "too_many":
-                raise ResourceExhausted(
-                    Reason.TOO_MANY_TURNS,
-                    f"The user has {limits.pending} unfinished replies already; wait for one to finish.",
-                    subject="user",
-                    retry_after=1.0,
-                )
-            case "no_conversation":
-                raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
-            case "no_parent":
-                raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message.parent_id))
-            case _:
-                raise InvalidInput("parent_id", "The parent must be a reply; name an assistant's message.")
+        if row["outcome"] == "duplicate":
+            return await self._accepted_before(user_id, conversation_id, row["message_id"])
+        if row["outcome"] != "accepted":
+            raise refusal(row["outcome"], conversation_id, message.parent_id, message.client_message_id, limits)
         stored = Message(
             id=message_id,
             conversation_id=conversation_id,
@@ -263,6 +222,60 @@ class Transcript:
             queued=row["pending_before"] > 0,
         )
 
+    async def _append_at_root(self, user_id: UUID, conversation_id: UUID, params: Params) -> DictRow | None:
+        async with self._database.transaction(user_id) as connection:
+            async with connection.transaction() as appending:
+                await connection.execute(LEAVE_PATH, (user_id, conversation_id))
+                row = await (await connection.execute(APPEND, params, binary=True)).fetchone()
+                if row is None or row["outcome"] != "accepted":
+                    raise Rollback(appending)
+            return row
+
+    async def regenerate(
+        self, user_id: UUID, asked: Regeneration, *, owner: UUID, limits: TurnLimits = UNLIMITED
+    ) -> Accepted:
+        """Reserve the place of a further reply to a message, or find that of an earlier request with the same key.
+
+        Args:
+            owner: The process that will write the reply.
+
+        Raises:
+            NotFound: No such conversation or message.
+            FailedPrecondition: The message was erased.
+            AlreadyExists: The key was used for something else.
+            Conflict: The conversation is busy, and the request asks to be refused then.
+            ResourceExhausted: A limit is reached.
+        """
+        conversation_id, reply_id = asked.conversation_id, uuid7()
+        turn_settings = settings_to_json(asked.settings)
+        params = (
+            user_id,
+            conversation_id,
+            asked.message_id,
+            reply_id,
+            asked.client_message_id,
+            Jsonb(turn_settings) if turn_settings else None,
+            owner,
+            asked.busy_policy is BusyPolicy.REJECT,
+            limits.queue,
+            limits.pending,
+        )
+        placed = (user_id, reply_id)
+        [row], turns, replies = await self._database.query(
+            user_id, (REGENERATE, params), (TURN, placed), (REPLY, placed)
+        )
+        if row["outcome"] == "duplicate":
+            return await self.turn(user_id, row["reply_id"])
+        if row["outcome"] != "accepted":
+            raise refusal(row["outcome"], conversation_id, asked.message_id, asked.client_message_id, limits)
+        return stored_turn(
+            turns[0],
+            replies[0],
+            duplicate=False,
+            revision_before=row["revision_before"],
+            queued=row["pending_before"] > 0,
+        )
+
     async def reply_to(self, user_id: UUID, message_id: UUID) -> UUID | None:
         """The reply to a message, or the message itself where it is a reply; None where there is no such message."""
         [replies] = await self._database.query(user_id, (REPLY_OF, (user_id, message_id)))
@@ -283,19 +296,7 @@ class Transcript:
         turns, replies = await self._database.query(user_id, (TURN, (user_id, reply_id)), (REPLY, (user_id, reply_id)))
         if not turns or not replies:
             raise NotFound(Reason.REPLY_NOT_FOUND, "reply", str(reply_id))
-        row = turns[0]
-        message = message_of(row)
-        return Accepted(
-            message=message,
-            reply=message_of(replies[0]),
-            path=path_of(row["lineage"], message.branch, message.depth),
-            duplicate=True,
-            parent_pending=row["parent_state"] == MessageState.PENDING,
-            revision_before=row["revision"],
-            settings=settings_from_json(row["settings"]),
-            turn_settings=settings_from_json(row["turn_settings"]),
-            memory=ConversationMemory(row["memory"]),
-        )
+        return stored_turn(turns[0], replies[0], duplicate=True)
 
     async def begin_attempt(self, user_id: UUID, reply_id: UUID, owner: UUID) -> int | None:
         """Start a new attempt at a pending reply whose process is gone (or is `owner` itself).
@@ -370,19 +371,11 @@ class Transcript:
         assert row is not None  # A function with OUT parameters returns one row.
         if not row["finished"]:
             return None
-        reply = finished.reply
-        stored = Message(
-            id=reply.id,
-            conversation_id=reply.conversation_id,
-            parent_id=reply.parent_id,
-            sequence=reply.sequence,
-            branch=reply.branch,
-            depth=reply.depth,
-            role=reply.role,
+        stored = replace(
+            finished.reply,
             state=finished.state,
             parts=finished.parts,
             tokens=finished.tokens,
-            created_at=reply.created_at,
             attempt=finished.attempt,
             model=finished.model,
             finish_reason=finished.finish_reason,

@@ -50,7 +50,7 @@ from chatrpc.domain.message import (
     text_of,
     texts_of,
 )
-from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage
+from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage, Regeneration
 
 __all__ = [
     "Accepted",
@@ -82,6 +82,7 @@ __all__ = [
     "Path",
     "PromptMessage",
     "Reach",
+    "Regeneration",
     "RetrievalMode",
     "RetrievalOutcome",
     "Role",

@@ -24,6 +24,7 @@ class OutgoingMessage:
 
     Attributes:
         coalesce_window: Seconds in which tokens share one delta event; None takes the server's own.
+        at_root: Whether it follows nothing, whatever there is; then it has no parent.
     """
 
     conversation_id: UUID
@@ -33,11 +34,30 @@ class OutgoingMessage:
     settings: TurnSettings = field(default_factory=TurnSettings)
     coalesce_window: float | None = None
     busy_policy: BusyPolicy = BusyPolicy.QUEUE
+    at_root: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Regeneration:
+    """A further reply that a caller wants; see `chatapi.v1.RegenerateReplyRequest`.
+
+    Attributes:
+        message_id: The user's message, or one of its replies.
+        settings: Over those of the reply or message that is named.
+        coalesce_window: As in OutgoingMessage.
+    """
+
+    conversation_id: UUID
+    message_id: UUID
+    client_message_id: str
+    settings: TurnSettings = field(default_factory=TurnSettings)
+    coalesce_window: float | None = None
+    busy_policy: BusyPolicy = BusyPolicy.QUEUE
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message is committed, and its reply has a place.
+    """A message is committed, or an earlier one is to be replied to anew, and the reply has a place.
 
     Attributes:
         reply: The reply's row; PENDING and of attempt 1 unless `duplicate`.

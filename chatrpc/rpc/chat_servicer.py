@@ -13,7 +13,7 @@ from chatapi.v1.chat_service_pb2_grpc import ChatServiceServicer
 
 from chatrpc.rpc.call import current_call, current_caller
 from chatrpc.rpc.chat_stream import ChatStream
-from chatrpc.rpc.convert import outgoing_from_proto
+from chatrpc.rpc.convert import outgoing_from_proto, regeneration_from_proto
 from chatrpc.rpc.convert_event import accepted_to_proto, write_event
 from chatrpc.rpc.convert_tools import results_from_proto
 from chatrpc.rpc.lifecycle import with_lifecycle
@@ -23,7 +23,7 @@ from chatrpc.turns.reply_log import ReplyReader
 from chatrpc.turns.service import Turns
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_Response = TypeVar("_Response", pb.SendMessageResponse, pb.ResumeReplyResponse)
+_Response = TypeVar("_Response", pb.SendMessageResponse, pb.RegenerateReplyResponse, pb.ResumeReplyResponse)
 
 
 class ChatServicer(ChatServiceServicer):
@@ -48,6 +48,16 @@ class ChatServicer(ChatServiceServicer):
         accepted, events = await self._turns.send(current_caller(), outgoing_from_proto(request.message))
         yield pb.SendMessageResponse(accepted=accepted_to_proto(accepted))
         async with aclosing(self._followed(events, pb.SendMessageResponse)) as responses:
+            async for response in responses:
+                yield response
+
+    async def RegenerateReply(
+        self, request: pb.RegenerateReplyRequest, context: _Context
+    ) -> AsyncGenerator[pb.RegenerateReplyResponse, None]:
+        self._policy.drain.refuse()
+        accepted, events = await self._turns.regenerate(current_caller(), regeneration_from_proto(request))
+        yield pb.RegenerateReplyResponse(accepted=accepted_to_proto(accepted))
+        async with aclosing(self._followed(events, pb.RegenerateReplyResponse)) as responses:
             async for response in responses:
                 yield response
 

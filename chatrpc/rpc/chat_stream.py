@@ -25,7 +25,7 @@ from chatapi.v1.chat_service_pb2 import (
 
 from chatrpc.errors import Reason, ResourceExhausted
 from chatrpc.rpc.call import Call
-from chatrpc.rpc.convert import outgoing_from_proto
+from chatrpc.rpc.convert import outgoing_from_proto, regeneration_from_proto
 from chatrpc.rpc.convert_event import accepted_to_proto, write_event
 from chatrpc.rpc.convert_tools import results_from_proto
 from chatrpc.rpc.failure import told
@@ -104,7 +104,7 @@ class ChatStream:
         try:
             request = checked(said)
             match request.WhichOneof("event"):
-                case "send":
+                case "send" | "regenerate":
                     self._open_turn()
                     self._line_up(request)
                 case "resume":
@@ -147,7 +147,11 @@ class ChatStream:
 
     async def _send(self, request: ChatRequest) -> None:
         try:
-            accepted, events = await self._turns.send(self._caller, outgoing_from_proto(request.send))
+            if request.HasField("send"):
+                accepted, events = await self._turns.send(self._caller, outgoing_from_proto(request.send))
+            else:
+                asked = regeneration_from_proto(request.regenerate)
+                accepted, events = await self._turns.regenerate(self._caller, asked)
             await self._outbox.put(ChatResponse(accepted=accepted_to_proto(accepted, request.request_id)))
         except Exception as error:
             await self._reject(request.request_id, error)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from chatapi.v1 import conversation_pb2, message_pb2
+from chatapi.v1 import chat_service_pb2, conversation_pb2, message_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -24,6 +24,7 @@ from chatrpc.domain import (
     MessageState,
     OutgoingMessage,
     Part,
+    Regeneration,
     RetrievalMode,
     Role,
     Sampling,
@@ -202,6 +203,9 @@ def conversation_to_proto(conversation: Conversation) -> conversation_pb2.Conver
 
 
 def outgoing_from_proto(message: message_pb2.OutgoingMessage) -> OutgoingMessage:
+    """Raises InvalidInput."""
+    if message.at_root and message.parent_id:
+        raise InvalidInput("parent_id", "parent_id and at_root exclude each other; name the parent, or say at_root.")
     return OutgoingMessage(
         conversation_id=UUID(message.conversation_id),
         client_message_id=message.client_message_id,
@@ -210,6 +214,19 @@ def outgoing_from_proto(message: message_pb2.OutgoingMessage) -> OutgoingMessage
         settings=settings_from_proto(message.settings),
         coalesce_window=_seconds(message.coalesce_window) if message.HasField("coalesce_window") else None,
         busy_policy=_BUSY_POLICIES[message.busy_policy],
+        at_root=message.at_root,
+    )
+
+
+def regeneration_from_proto(request: chat_service_pb2.RegenerateReplyRequest) -> Regeneration:
+    """Raises InvalidInput."""
+    return Regeneration(
+        conversation_id=UUID(request.conversation_id),
+        message_id=UUID(request.message_id),
+        client_message_id=request.client_message_id,
+        settings=settings_from_proto(request.settings),
+        coalesce_window=_seconds(request.coalesce_window) if request.HasField("coalesce_window") else None,
+        busy_policy=_BUSY_POLICIES[request.busy_policy],
     )
 
 

@@ -22,6 +22,7 @@ from chatrpc.domain import (
     Message,
     MessageState,
     OutgoingMessage,
+    Regeneration,
     ToolResultPart,
     Usage,
 )
@@ -89,6 +90,15 @@ class Turns:
         """
         return await self._whole(self._send(caller, message, self._parts.assembler.embed_query(message.parts)))
 
+    async def regenerate(self, caller: Caller, asked: Regeneration) -> tuple[Accepted, ReplyReader]:
+        """Begin a further reply to a message, beside those that it has; otherwise as `send`.
+
+        Raises:
+            NotFound, AlreadyExists, FailedPrecondition, Conflict, ResourceExhausted: As Transcript.regenerate.
+            Unavailable: The database cannot be reached; the same request succeeds later, once.
+        """
+        return await self._whole(self._accept(caller, asked, None))
+
     async def _send(
         self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
     ) -> tuple[Accepted, ReplyReader]:
@@ -100,24 +110,32 @@ class Turns:
             raise
 
     async def _accept(
-        self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
+        self, caller: Caller, asked: OutgoingMessage | Regeneration, pending: PendingQuery | None
     ) -> tuple[Accepted, ReplyReader]:
         user_id = caller.user_id
-        tokens = parts_tokens(message.parts)
         # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
         # reply that is committed but not yet running.
-        async with self._locks.held((user_id, message.conversation_id)):
-            accepted = await self._parts.transcript.append(
-                user_id, message, tokens=tokens, actor=caller.actor, owner=self._owner(), limits=self._parts.limits
-            )
+        async with self._locks.held((user_id, asked.conversation_id)):
+            accepted = await self._append(caller, asked)
             if accepted.duplicate:
-                pending.cancel()
+                if pending is not None:
+                    pending.cancel()
                 return accepted, await self._attach(user_id, accepted, 0, 0)
-            self._parts.assembler.appended(user_id, accepted)
-            running = self._start(user_id, accepted, 1, pending, message.coalesce_window)
-        if message.busy_policy is BusyPolicy.INTERRUPT and accepted.queued:
+            running = self._start(user_id, accepted, 1, pending, asked.coalesce_window)
+        if asked.busy_policy is BusyPolicy.INTERRUPT and accepted.queued:
             await self._interrupt(user_id, accepted)
         return accepted, running.read(0)
+
+    async def _append(self, caller: Caller, asked: OutgoingMessage | Regeneration) -> Accepted:
+        transcript, limits = self._parts.transcript, self._parts.limits
+        if isinstance(asked, Regeneration):
+            return await transcript.regenerate(caller.user_id, asked, owner=self._owner(), limits=limits)
+        tokens = parts_tokens(asked.parts)
+        accepted = await transcript.append(
+            caller.user_id, asked, tokens=tokens, actor=caller.actor, owner=self._owner(), limits=limits
+        )
+        self._parts.assembler.appended(caller.user_id, accepted)
+        return accepted
 
     async def _interrupt(self, user_id: UUID, accepted: Accepted) -> None:
         """Stop the replies that a new one waits for, in whichever process. It begins when they are stored."""

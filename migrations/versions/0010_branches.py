@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0010"
 down_revision = "0009"
 
+FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
+ADDED = ("mark_active", "regenerate_reply", "leave_path")
+# Replaced by their second versions.
+CHANGED = ("erase_message",)
+
 
 def upgrade() -> None:
-    """Nothing yet."""
+    for name in ADDED:
+        create(name, 1)
+    for name in CHANGED:
+        replace(name, 2)
 
 
 def downgrade() -> None:
-    """Nothing yet."""
+    for name in CHANGED:
+        replace(name, 1)
+    for name in reversed(ADDED):
+        op.execute(f"DROP FUNCTION {name}")
+
+
+def replace(name: str, version: int) -> None:
+    op.execute(f"DROP FUNCTION {name}")
+    create(name, version)
+
+
+def create(name: str, version: int) -> None:
+    op.execute(sa.text((FUNCTIONS / f"{name}_{version}.sql").read_text().replace(":", r"\:")))

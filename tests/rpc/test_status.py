@@ -72,6 +72,8 @@ RAISED: dict[Reason, ChatError] = {
         FailedPrecondition(Reason.TOOL_ROUNDS_EXCEEDED, "Remedy."),
         FailedPrecondition(Reason.TOOL_CALL_NOT_PENDING, "Remedy.", call_id="c"),
         FailedPrecondition(Reason.RESPONSE_SCHEMA_VIOLATED, "Remedy."),
+        FailedPrecondition(Reason.MESSAGE_ERASED, "Remedy."),
+        FailedPrecondition(Reason.REPLY_UNFINISHED, "Remedy."),
         NotFound(Reason.DOCUMENT_NOT_FOUND, "document", "x"),
         NotFound(Reason.COLLECTION_NOT_FOUND, "collection", "x"),
         InvalidInput("description.media_type", "Remedy.", Reason.MEDIA_TYPE_UNSUPPORTED),

@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from chatapi.v1 import context_report_pb2 as chatapi_dot_v1_dot_context__report__pb2
 from chatapi.v1 import message_pb2 as chatapi_dot_v1_dot_message__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hatapi/v1/chat_service.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1f\x63hatapi/v1/context_report.proto\x1a\x18\x63hatapi/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xac\x02\n\x0b\x43hatRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04send\x18\x02 \x01(\x0b\x32\x1b.chatapi.v1.OutgoingMessageH\x00\x12\x30\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1e.chatapi.v1.CancelReplyRequestH\x00\x12\x30\n\x06resume\x18\x04 \x01(\x0b\x32\x1e.chatapi.v1.ResumeReplyRequestH\x00\x12 \n\x04ping\x18\x05 \x01(\x0b\x32\x10.chatapi.v1.PingH\x00\x12<\n\x0ctool_results\x18\x06 \x01(\x0b\x32$.chatapi.v1.SubmitToolResultsRequestH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\x06\n\x04Ping\"\xe0\x02\n\x0c\x43hatResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.MessageAcceptedH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12,\n\x08rejected\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnRejectedH\x00\x12\x34\n\tcancelled\x18\x04 \x01(\x0b\x32\x1f.chatapi.v1.CancelReplyResponseH\x00\x12 \n\x04pong\x18\x05 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x06 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x12:\n\tsubmitted\x18\x07 \x01(\x0b\x32%.chatapi.v1.SubmitToolResultsResponseH\x00\x42\x07\n\x05\x65vent\"\x88\x01\n\x0fMessageAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.chatapi.v1.Message\x12\x10\n\x08reply_id\x18\x03 \x01(\t\x12\x16\n\x0ereply_sequence\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\x8e\x03\n\nReplyEvent\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08sequence\x18\x03 \x01(\x05\x12\x33\n\x0e\x63ontext_report\x18\x04 \x01(\x0b\x32\x19.chatapi.v1.ContextReportH\x00\x12&\n\x05\x64\x65lta\x18\x05 \x01(\x0b\x32\x15.chatapi.v1.TextDeltaH\x00\x12/\n\tcompleted\x18\x06 \x01(\x0b\x32\x1a.chatapi.v1.ReplyCompletedH\x00\x12)\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x17.chatapi.v1.ReplyFailedH\x00\x12/\n\trestarted\x18\x08 \x01(\x0b\x32\x1a.chatapi.v1.ReplyRestartedH\x00\x12)\n\ttool_call\x18\t \x01(\x0b\x32\x14.chatapi.v1.ToolCallH\x00\x12-\n\x0btool_result\x18\n \x01(\x0b\x32\x16.chatapi.v1.ToolResultH\x00\x42\x07\n\x05\x65vent\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"_\n\x0eReplyCompleted\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.chatapi.v1.Message\x12\'\n\tcitations\x18\x02 \x03(\x0b\x32\x14.chatapi.v1.Citation\"W\n\x0bReplyFailed\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.chatapi.v1.Message\"\x10\n\x0eReplyRestarted\"F\n\x0cTurnRejected\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\x1a\n\x04Pong\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb9\x01\n\tGoingAway\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.chatapi.v1.GoingAway.Reason\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_TOKEN_EXPIRING\x10\x01\x12\x13\n\x0fREASON_DRAINING\x10\x02\"J\n\x12SendMessageRequest\x12\x34\n\x07message\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.OutgoingMessageB\x06\xbaH\x03\xc8\x01\x01\"\xc7\x01\n\x13SendMessageResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.MessageAcceptedH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12 \n\x04pong\x18\x03 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x04 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"n\n\x12ResumeReplyRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x96\x01\n\x13ResumeReplyResponse\x12\'\n\x05reply\x18\x01 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12 \n\x04pong\x18\x02 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x03 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"3\n\x12\x43\x61ncelReplyRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x13\x43\x61ncelReplyResponse\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0f\n\x07stopped\x18\x02 \x01(\x08\"n\n\x18SubmitToolResultsRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x07results\x18\x02 \x03(\x0b\x32\x16.chatapi.v1.ToolResultB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 \"-\n\x19SubmitToolResultsResponse\x12\x10\n\x08reply_id\x18\x01 \x01(\t2\xa2\x03\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x17.chatapi.v1.ChatRequest\x1a\x18.chatapi.v1.ChatResponse(\x01\x30\x01\x12P\n\x0bSendMessage\x12\x1e.chatapi.v1.SendMessageRequest\x1a\x1f.chatapi.v1.SendMessageResponse0\x01\x12P\n\x0bResumeReply\x12\x1e.chatapi.v1.ResumeReplyRequest\x1a\x1f.chatapi.v1.ResumeReplyResponse0\x01\x12N\n\x0b\x43\x61ncelReply\x12\x1e.chatapi.v1.CancelReplyRequest\x1a\x1f.chatapi.v1.CancelReplyResponse\x12`\n\x11SubmitToolResults\x12$.chatapi.v1.SubmitToolResultsRequest\x1a%.chatapi.v1.SubmitToolResultsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hatapi/v1/chat_service.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1f\x63hatapi/v1/context_report.proto\x1a\x18\x63hatapi/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xe6\x02\n\x0b\x43hatRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04send\x18\x02 \x01(\x0b\x32\x1b.chatapi.v1.OutgoingMessageH\x00\x12\x30\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1e.chatapi.v1.CancelReplyRequestH\x00\x12\x30\n\x06resume\x18\x04 \x01(\x0b\x32\x1e.chatapi.v1.ResumeReplyRequestH\x00\x12 \n\x04ping\x18\x05 \x01(\x0b\x32\x10.chatapi.v1.PingH\x00\x12<\n\x0ctool_results\x18\x06 \x01(\x0b\x32$.chatapi.v1.SubmitToolResultsRequestH\x00\x12\x38\n\nregenerate\x18\x07 \x01(\x0b\x32\".chatapi.v1.RegenerateReplyRequestH\x00\x42\x0e\n\x05\x65vent\x12\x05\xbaH\x02\x08\x01\"\x06\n\x04Ping\"\xe0\x02\n\x0c\x43hatResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.MessageAcceptedH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12,\n\x08rejected\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnRejectedH\x00\x12\x34\n\tcancelled\x18\x04 \x01(\x0b\x32\x1f.chatapi.v1.CancelReplyResponseH\x00\x12 \n\x04pong\x18\x05 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x06 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x12:\n\tsubmitted\x18\x07 \x01(\x0b\x32%.chatapi.v1.SubmitToolResultsResponseH\x00\x42\x07\n\x05\x65vent\"\x88\x01\n\x0fMessageAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.chatapi.v1.Message\x12\x10\n\x08reply_id\x18\x03 \x01(\t\x12\x16\n\x0ereply_sequence\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\x8e\x03\n\nReplyEvent\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08sequence\x18\x03 \x01(\x05\x12\x33\n\x0e\x63ontext_report\x18\x04 \x01(\x0b\x32\x19.chatapi.v1.ContextReportH\x00\x12&\n\x05\x64\x65lta\x18\x05 \x01(\x0b\x32\x15.chatapi.v1.TextDeltaH\x00\x12/\n\tcompleted\x18\x06 \x01(\x0b\x32\x1a.chatapi.v1.ReplyCompletedH\x00\x12)\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x17.chatapi.v1.ReplyFailedH\x00\x12/\n\trestarted\x18\x08 \x01(\x0b\x32\x1a.chatapi.v1.ReplyRestartedH\x00\x12)\n\ttool_call\x18\t \x01(\x0b\x32\x14.chatapi.v1.ToolCallH\x00\x12-\n\x0btool_result\x18\n \x01(\x0b\x32\x16.chatapi.v1.ToolResultH\x00\x42\x07\n\x05\x65vent\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"_\n\x0eReplyCompleted\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.chatapi.v1.Message\x12\'\n\tcitations\x18\x02 \x03(\x0b\x32\x14.chatapi.v1.Citation\"W\n\x0bReplyFailed\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.chatapi.v1.Message\"\x10\n\x0eReplyRestarted\"F\n\x0cTurnRejected\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\x1a\n\x04Pong\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb9\x01\n\tGoingAway\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.chatapi.v1.GoingAway.Reason\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_TOKEN_EXPIRING\x10\x01\x12\x13\n\x0fREASON_DRAINING\x10\x02\"J\n\x12SendMessageRequest\x12\x34\n\x07message\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.OutgoingMessageB\x06\xbaH\x03\xc8\x01\x01\"\xc7\x01\n\x13SendMessageResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.MessageAcceptedH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12 \n\x04pong\x18\x03 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x04 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"\xab\x02\n\x16RegenerateReplyRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1f\n\nmessage_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12%\n\x11\x63lient_message_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12*\n\x08settings\x18\x04 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12@\n\x0f\x63oalesce_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08\x01\x32\x00\x12\x35\n\x0b\x62usy_policy\x18\x06 \x01(\x0e\x32\x16.chatapi.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xcb\x01\n\x17RegenerateReplyResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.chatapi.v1.MessageAcceptedH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12 \n\x04pong\x18\x03 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x04 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"n\n\x12ResumeReplyRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x96\x01\n\x13ResumeReplyResponse\x12\'\n\x05reply\x18\x01 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12 \n\x04pong\x18\x02 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x03 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"3\n\x12\x43\x61ncelReplyRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x13\x43\x61ncelReplyResponse\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0f\n\x07stopped\x18\x02 \x01(\x08\"n\n\x18SubmitToolResultsRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x07results\x18\x02 \x03(\x0b\x32\x16.chatapi.v1.ToolResultB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 \"-\n\x19SubmitToolResultsResponse\x12\x10\n\x08reply_id\x18\x01 \x01(\t2\x80\x04\n\x0b\x43hatService\x12=\n\x04\x43hat\x12\x17.chatapi.v1.ChatRequest\x1a\x18.chatapi.v1.ChatResponse(\x01\x30\x01\x12P\n\x0bSendMessage\x12\x1e.chatapi.v1.SendMessageRequest\x1a\x1f.chatapi.v1.SendMessageResponse0\x01\x12\\\n\x0fRegenerateReply\x12\".chatapi.v1.RegenerateReplyRequest\x1a#.chatapi.v1.RegenerateReplyResponse0\x01\x12P\n\x0bResumeReply\x12\x1e.chatapi.v1.ResumeReplyRequest\x1a\x1f.chatapi.v1.ResumeReplyResponse0\x01\x12N\n\x0b\x43\x61ncelReply\x12\x1e.chatapi.v1.CancelReplyRequest\x1a\x1f.chatapi.v1.CancelReplyResponse\x12`\n\x11SubmitToolResults\x12$.chatapi.v1.SubmitToolResultsRequest\x1a%.chatapi.v1.SubmitToolResultsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +43,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_SENDMESSAGEREQUEST'].fields_by_name['message']._loaded_options = None
   _globals['_SENDMESSAGEREQUEST'].fields_by_name['message']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['message_id']._loaded_options = None
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['message_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['client_message_id']._loaded_options = None
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['client_message_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['coalesce_window']._loaded_options = None
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['coalesce_window']._serialized_options = b'\272H\t\252\001\006\"\002\010\0012\000'
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['busy_policy']._loaded_options = None
+  _globals['_REGENERATEREPLYREQUEST'].fields_by_name['busy_policy']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_RESUMEREPLYREQUEST'].fields_by_name['reply_id']._loaded_options = None
   _globals['_RESUMEREPLYREQUEST'].fields_by_name['reply_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_RESUMEREPLYREQUEST'].fields_by_name['attempt']._loaded_options = None
@@ -54,48 +65,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITTOOLRESULTSREQUEST'].fields_by_name['reply_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_SUBMITTOOLRESULTSREQUEST'].fields_by_name['results']._loaded_options = None
   _globals['_SUBMITTOOLRESULTSREQUEST'].fields_by_name['results']._serialized_options = b'\272H\007\222\001\004\010\001\020 '
-  _globals['_CHATREQUEST']._serialized_start=192
-  _globals['_CHATREQUEST']._serialized_end=492
-  _globals['_PING']._serialized_start=494
-  _globals['_PING']._serialized_end=500
-  _globals['_CHATRESPONSE']._serialized_start=503
-  _globals['_CHATRESPONSE']._serialized_end=855
-  _globals['_MESSAGEACCEPTED']._serialized_start=858
-  _globals['_MESSAGEACCEPTED']._serialized_end=994
-  _globals['_REPLYEVENT']._serialized_start=997
-  _globals['_REPLYEVENT']._serialized_end=1395
-  _globals['_TEXTDELTA']._serialized_start=1397
-  _globals['_TEXTDELTA']._serialized_end=1422
-  _globals['_REPLYCOMPLETED']._serialized_start=1424
-  _globals['_REPLYCOMPLETED']._serialized_end=1519
-  _globals['_REPLYFAILED']._serialized_start=1521
-  _globals['_REPLYFAILED']._serialized_end=1608
-  _globals['_REPLYRESTARTED']._serialized_start=1610
-  _globals['_REPLYRESTARTED']._serialized_end=1626
-  _globals['_TURNREJECTED']._serialized_start=1628
-  _globals['_TURNREJECTED']._serialized_end=1698
-  _globals['_PONG']._serialized_start=1700
-  _globals['_PONG']._serialized_end=1726
-  _globals['_GOINGAWAY']._serialized_start=1729
-  _globals['_GOINGAWAY']._serialized_end=1914
-  _globals['_GOINGAWAY_REASON']._serialized_start=1834
-  _globals['_GOINGAWAY_REASON']._serialized_end=1914
-  _globals['_SENDMESSAGEREQUEST']._serialized_start=1916
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=1990
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=1993
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=2192
-  _globals['_RESUMEREPLYREQUEST']._serialized_start=2194
-  _globals['_RESUMEREPLYREQUEST']._serialized_end=2304
-  _globals['_RESUMEREPLYRESPONSE']._serialized_start=2307
-  _globals['_RESUMEREPLYRESPONSE']._serialized_end=2457
-  _globals['_CANCELREPLYREQUEST']._serialized_start=2459
-  _globals['_CANCELREPLYREQUEST']._serialized_end=2510
-  _globals['_CANCELREPLYRESPONSE']._serialized_start=2512
-  _globals['_CANCELREPLYRESPONSE']._serialized_end=2568
-  _globals['_SUBMITTOOLRESULTSREQUEST']._serialized_start=2570
-  _globals['_SUBMITTOOLRESULTSREQUEST']._serialized_end=2680
-  _globals['_SUBMITTOOLRESULTSRESPONSE']._serialized_start=2682
-  _globals['_SUBMITTOOLRESULTSRESPONSE']._serialized_end=2727
-  _globals['_CHATSERVICE']._serialized_start=2730
-  _globals['_CHATSERVICE']._serialized_end=3148
+  _globals['_CHATREQUEST']._serialized_start=224
+  _globals['_CHATREQUEST']._serialized_end=582
+  _globals['_PING']._serialized_start=584
+  _globals['_PING']._serialized_end=590
+  _globals['_CHATRESPONSE']._serialized_start=593
+  _globals['_CHATRESPONSE']._serialized_end=945
+  _globals['_MESSAGEACCEPTED']._serialized_start=948
+  _globals['_MESSAGEACCEPTED']._serialized_end=1084
+  _globals['_REPLYEVENT']._serialized_start=1087
+  _globals['_REPLYEVENT']._serialized_end=1485
+  _globals['_TEXTDELTA']._serialized_start=1487
+  _globals['_TEXTDELTA']._serialized_end=1512
+  _globals['_REPLYCOMPLETED']._serialized_start=1514
+  _globals['_REPLYCOMPLETED']._serialized_end=1609
+  _globals['_REPLYFAILED']._serialized_start=1611
+  _globals['_REPLYFAILED']._serialized_end=1698
+  _globals['_REPLYRESTARTED']._serialized_start=1700
+  _globals['_REPLYRESTARTED']._serialized_end=1716
+  _globals['_TURNREJECTED']._serialized_start=1718
+  _globals['_TURNREJECTED']._serialized_end=1788
+  _globals['_PONG']._serialized_start=1790
+  _globals['_PONG']._serialized_end=1816
+  _globals['_GOINGAWAY']._serialized_start=1819
+  _globals['_GOINGAWAY']._serialized_end=2004
+  _globals['_GOINGAWAY_REASON']._serialized_start=1924
+  _globals['_GOINGAWAY_REASON']._serialized_end=2004
+  _globals['_SENDMESSAGEREQUEST']._serialized_start=2006
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=2080
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=2083
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=2282
+  _globals['_REGENERATEREPLYREQUEST']._serialized_start=2285
+  _globals['_REGENERATEREPLYREQUEST']._serialized_end=2584
+  _globals['_REGENERATEREPLYRESPONSE']._serialized_start=2587
+  _globals['_REGENERATEREPLYRESPONSE']._serialized_end=2790
+  _globals['_RESUMEREPLYREQUEST']._serialized_start=2792
+  _globals['_RESUMEREPLYREQUEST']._serialized_end=2902
+  _globals['_RESUMEREPLYRESPONSE']._serialized_start=2905
+  _globals['_RESUMEREPLYRESPONSE']._serialized_end=3055
+  _globals['_CANCELREPLYREQUEST']._serialized_start=3057
+  _globals['_CANCELREPLYREQUEST']._serialized_end=3108
+  _globals['_CANCELREPLYRESPONSE']._serialized_start=3110
+  _globals['_CANCELREPLYRESPONSE']._serialized_end=3166
+  _globals['_SUBMITTOOLRESULTSREQUEST']._serialized_start=3168
+  _globals['_SUBMITTOOLRESULTSREQUEST']._serialized_end=3278
+  _globals['_SUBMITTOOLRESULTSRESPONSE']._serialized_start=3280
+  _globals['_SUBMITTOOLRESULTSRESPONSE']._serialized_end=3325
+  _globals['_CHATSERVICE']._serialized_start=3328
+  _globals['_CHATSERVICE']._serialized_end=3840
 # @@protoc_insertion_point(module_scope)

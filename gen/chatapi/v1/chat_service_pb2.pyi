@@ -7,6 +7,7 @@ from chatapi.v1 import context_report_pb2 as _context_report_pb2
 from chatapi.v1 import message_pb2 as _message_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -35,6 +36,7 @@ class ChatRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     TOOL_RESULTS_FIELD_NUMBER: _builtins.int
+    REGENERATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, at most 128 characters; comes back in MessageAccepted, TurnRejected and Pong. A reply's own
     events, and the answer to a cancel, bear the reply's id.
@@ -59,6 +61,10 @@ class ChatRequest(_message.Message):
     def tool_results(self) -> Global___SubmitToolResultsRequest:
         """Answer tool calls."""
 
+    @_builtins.property
+    def regenerate(self) -> Global___RegenerateReplyRequest:
+        """Have a message replied to anew."""
+
     def __init__(
         self,
         *,
@@ -68,12 +74,13 @@ class ChatRequest(_message.Message):
         resume: Global___ResumeReplyRequest | None = ...,
         ping: Global___Ping | None = ...,
         tool_results: Global___SubmitToolResultsRequest | None = ...,
+        regenerate: Global___RegenerateReplyRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "regenerate", b"regenerate", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "request_id", b"request_id", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "event", b"event", "ping", b"ping", "regenerate", b"regenerate", "request_id", b"request_id", "resume", b"resume", "send", b"send", "tool_results", b"tool_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["send", "cancel", "resume", "ping", "tool_results"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["send", "cancel", "resume", "ping", "tool_results", "regenerate"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -176,10 +183,10 @@ class MessageAccepted(_message.Message):
     reply_sequence: _builtins.int
     """The reply's number in the conversation."""
     duplicate: _builtins.bool
-    """True where the message was stored by an earlier send with the same client_message_id."""
+    """True where the message was stored, or the reply begun, by an earlier request with the same client_message_id."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
-        """The stored message."""
+        """The stored message; after RegenerateReply the one that is replied to anew."""
 
     def __init__(
         self,
@@ -541,6 +548,99 @@ class SendMessageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
+
+@_typing.final
+class RegenerateReplyRequest(_message.Message):
+    """Which message to reply to anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    COALESCE_WINDOW_FIELD_NUMBER: _builtins.int
+    BUSY_POLICY_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    message_id: _builtins.str
+    """The reply to be had anew, or the user's message."""
+    client_message_id: _builtins.str
+    """Chosen by the client, unique in the conversation among its messages and these requests, 1 to 128 characters. A
+    resend with the same key for the same message attaches to the same new reply, whose key it becomes. For another
+    message it is refused as ALREADY_EXISTS.
+    """
+    busy_policy: _message_pb2.BusyPolicy.ValueType
+    """What to do while replies of the conversation are not finished."""
+    @_builtins.property
+    def settings(self) -> _message_pb2.TurnSettings:
+        """Settings for the new reply, over those of the reply or message that is named; empty fields leave these."""
+
+    @_builtins.property
+    def coalesce_window(self) -> _duration_pb2.Duration:
+        """As in OutgoingMessage."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        client_message_id: _builtins.str = ...,
+        settings: _message_pb2.TurnSettings | None = ...,
+        coalesce_window: _duration_pb2.Duration | None = ...,
+        busy_policy: _message_pb2.BusyPolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coalesce_window", b"coalesce_window", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "client_message_id", b"client_message_id", "coalesce_window", b"coalesce_window", "conversation_id", b"conversation_id", "message_id", b"message_id", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegenerateReplyRequest: _TypeAlias = RegenerateReplyRequest  # noqa: Y015
+
+@_typing.final
+class RegenerateReplyResponse(_message.Message):
+    """An event of the turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
+    GOING_AWAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___MessageAccepted:
+        """The new reply has its place; always the first event."""
+
+    @_builtins.property
+    def reply(self) -> Global___ReplyEvent:
+        """An event of the new reply."""
+
+    @_builtins.property
+    def pong(self) -> Global___Pong:
+        """Sign of life after a time of silence (20 seconds unless configured)."""
+
+    @_builtins.property
+    def going_away(self) -> Global___GoingAway:
+        """The stream will end before the reply does: follow it with ResumeReply."""
+
+    def __init__(
+        self,
+        *,
+        accepted: Global___MessageAccepted | None = ...,
+        reply: Global___ReplyEvent | None = ...,
+        pong: Global___Pong | None = ...,
+        going_away: Global___GoingAway | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "event", b"event", "going_away", b"going_away", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "event", b"event", "going_away", b"going_away", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "reply", "pong", "going_away"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___RegenerateReplyResponse: _TypeAlias = RegenerateReplyResponse  # noqa: Y015
 
 @_typing.final
 class ResumeReplyRequest(_message.Message):

@@ -52,6 +52,11 @@ class ChatServiceStub:
                 request_serializer=chatapi_dot_v1_dot_chat__service__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_chat__service__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
+        self.RegenerateReply = channel.unary_stream(
+                '/chatapi.v1.ChatService/RegenerateReply',
+                request_serializer=chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.FromString,
+                _registered_method=True)
         self.ResumeReply = channel.unary_stream(
                 '/chatapi.v1.ChatService/ResumeReply',
                 request_serializer=chatapi_dot_v1_dot_chat__service__pb2.ResumeReplyRequest.SerializeToString,
@@ -104,6 +109,22 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegenerateReply(self, request, context):
+        """A further reply to a message of the user's, beside those that it has. It begins a new branch, which becomes the
+        active one, wherever in the conversation the message stands; the earlier replies and what follows them stay
+        readable, and ConversationService.SwitchBranch goes back to them. The same as ChatRequest.regenerate on Chat, with the
+        events of SendMessage.
+
+        A reply that is still being written may be regenerated, too: with BUSY_POLICY_INTERRUPT it is stopped and keeps its
+        text, which is what people expect of such a button; with BUSY_POLICY_QUEUE it is written to its end beside the new
+        one; with BUSY_POLICY_REJECT the call is refused.
+
+        Errors: as SendMessage, and FAILED_PRECONDITION (the user's message was erased).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeReply(self, request, context):
         """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
         process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
@@ -150,6 +171,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.SendMessage,
                     request_deserializer=chatapi_dot_v1_dot_chat__service__pb2.SendMessageRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_chat__service__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'RegenerateReply': grpc.unary_stream_rpc_method_handler(
+                    servicer.RegenerateReply,
+                    request_deserializer=chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.SerializeToString,
             ),
             'ResumeReply': grpc.unary_stream_rpc_method_handler(
                     servicer.ResumeReply,
@@ -229,6 +255,33 @@ class ChatService:
             '/chatapi.v1.ChatService/SendMessage',
             chatapi_dot_v1_dot_chat__service__pb2.SendMessageRequest.SerializeToString,
             chatapi_dot_v1_dot_chat__service__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateReply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chatapi.v1.ChatService/RegenerateReply',
+            chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.SerializeToString,
+            chatapi_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,18 @@ class ChatServiceStub:
     turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
     with RetryInfo (the same call succeeds later, once).
     """
+    RegenerateReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]
+    """A further reply to a message of the user's, beside those that it has. It begins a new branch, which becomes the
+    active one, wherever in the conversation the message stands; the earlier replies and what follows them stay
+    readable, and ConversationService.SwitchBranch goes back to them. The same as ChatRequest.regenerate on Chat, with the
+    events of SendMessage.
+
+    A reply that is still being written may be regenerated, too: with BUSY_POLICY_INTERRUPT it is stopped and keeps its
+    text, which is what people expect of such a button; with BUSY_POLICY_QUEUE it is written to its end beside the new
+    one; with BUSY_POLICY_REJECT the call is refused.
+
+    Errors: as SendMessage, and FAILED_PRECONDITION (the user's message was erased).
+    """
     ResumeReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
     process is gone is started anew, in this call or before it: a ReplyRestarted event comes first.
@@ -108,6 +120,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
     INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
     turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
     with RetryInfo (the same call succeeds later, once).
+    """
+    RegenerateReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]  # type: ignore[assignment]
+    """A further reply to a message of the user's, beside those that it has. It begins a new branch, which becomes the
+    active one, wherever in the conversation the message stands; the earlier replies and what follows them stay
+    readable, and ConversationService.SwitchBranch goes back to them. The same as ChatRequest.regenerate on Chat, with the
+    events of SendMessage.
+
+    A reply that is still being written may be regenerated, too: with BUSY_POLICY_INTERRUPT it is stopped and keeps its
+    text, which is what people expect of such a button; with BUSY_POLICY_QUEUE it is written to its end beside the new
+    one; with BUSY_POLICY_REJECT the call is refused.
+
+    Errors: as SendMessage, and FAILED_PRECONDITION (the user's message was erased).
     """
     ResumeReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.ResumeReplyRequest, _chat_service_pb2.ResumeReplyResponse]  # type: ignore[assignment]
     """The events of a reply after a given one, live or from storage, until Completed or Failed. A pending reply whose
@@ -169,6 +193,24 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT, RESOURCE_EXHAUSTED (the request is larger than the server reads, 1 MiB unless configured; too many
         turns of the user, or queued in the conversation), ABORTED (the conversation is busy, see BusyPolicy), UNAVAILABLE
         with RetryInfo (the same call succeeds later, once).
+        """
+
+    @_abc_1.abstractmethod
+    def RegenerateReply(
+        self,
+        request: _chat_service_pb2.RegenerateReplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.RegenerateReplyResponse], _abc.AsyncIterator[_chat_service_pb2.RegenerateReplyResponse]]:
+        """A further reply to a message of the user's, beside those that it has. It begins a new branch, which becomes the
+        active one, wherever in the conversation the message stands; the earlier replies and what follows them stay
+        readable, and ConversationService.SwitchBranch goes back to them. The same as ChatRequest.regenerate on Chat, with the
+        events of SendMessage.
+
+        A reply that is still being written may be regenerated, too: with BUSY_POLICY_INTERRUPT it is stopped and keeps its
+        text, which is what people expect of such a button; with BUSY_POLICY_QUEUE it is written to its end beside the new
+        one; with BUSY_POLICY_REJECT the call is refused.
+
+        Errors: as SendMessage, and FAILED_PRECONDITION (the user's message was erased).
         """
 
     @_abc_1.abstractmethod

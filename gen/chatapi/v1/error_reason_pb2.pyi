@@ -183,6 +183,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
     Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
     """
+    ERROR_REASON_MESSAGE_ERASED: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. The message was erased: there is nothing left to reply to.
+    Sample: `{"reason": "MESSAGE_ERASED", "metadata": {"id": "..."}}`
+    """
+    ERROR_REASON_REPLY_UNFINISHED: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. A reply on the path to the message is not finished; wait for it, or stop it.
+    Sample: `{"reason": "REPLY_UNFINISHED", "metadata": {"id": "..."}}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
@@ -350,5 +358,13 @@ Sample: `{"reason": "TOOL_CALL_NOT_PENDING", "metadata": {"call_id": "k3J9x0QaZ"
 ERROR_REASON_RESPONSE_SCHEMA_VIOLATED: ErrorReason.ValueType  # 39
 """FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
 Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
+"""
+ERROR_REASON_MESSAGE_ERASED: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. The message was erased: there is nothing left to reply to.
+Sample: `{"reason": "MESSAGE_ERASED", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_REPLY_UNFINISHED: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. A reply on the path to the message is not finished; wait for it, or stop it.
+Sample: `{"reason": "REPLY_UNFINISHED", "metadata": {"id": "..."}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

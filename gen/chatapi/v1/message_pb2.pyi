@@ -180,8 +180,9 @@ class _BusyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusyPolicy
     BUSY_POLICY_UNSPECIFIED: _BusyPolicy.ValueType  # 0
     """As BUSY_POLICY_QUEUE."""
     BUSY_POLICY_QUEUE: _BusyPolicy.ValueType  # 1
-    """It is accepted, and its reply begins when those before it are finished. A conversation queues a few messages (8
-    unless configured); a further one is refused as RESOURCE_EXHAUSTED.
+    """It is accepted, and its reply begins when those before it on its path are finished; replies on other branches run on
+    beside it. A conversation queues a few messages (8 unless configured); a further one is refused as
+    RESOURCE_EXHAUSTED.
     """
     BUSY_POLICY_INTERRUPT: _BusyPolicy.ValueType  # 2
     """It is accepted, the unfinished replies are stopped and keep their text, and its reply begins when they are stored.
@@ -198,8 +199,9 @@ class BusyPolicy(_BusyPolicy, metaclass=_BusyPolicyEnumTypeWrapper):
 BUSY_POLICY_UNSPECIFIED: BusyPolicy.ValueType  # 0
 """As BUSY_POLICY_QUEUE."""
 BUSY_POLICY_QUEUE: BusyPolicy.ValueType  # 1
-"""It is accepted, and its reply begins when those before it are finished. A conversation queues a few messages (8
-unless configured); a further one is refused as RESOURCE_EXHAUSTED.
+"""It is accepted, and its reply begins when those before it on its path are finished; replies on other branches run on
+beside it. A conversation queues a few messages (8 unless configured); a further one is refused as
+RESOURCE_EXHAUSTED.
 """
 BUSY_POLICY_INTERRUPT: BusyPolicy.ValueType  # 2
 """It is accepted, the unfinished replies are stopped and keep their text, and its reply begins when they are stored.
@@ -496,7 +498,7 @@ class Message(_message.Message):
     state: Global___MessageState.ValueType
     """How far it has come."""
     client_message_id: _builtins.str
-    """The key the client gave it; empty in replies."""
+    """The key the client gave it; empty in replies but for those of RegenerateReply, and in copies made by a fork."""
     actor: _builtins.str
     """Subject of the service that sent it for the user; empty where the user did."""
     model: _builtins.str
@@ -671,6 +673,7 @@ class OutgoingMessage(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     COALESCE_WINDOW_FIELD_NUMBER: _builtins.int
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
+    AT_ROOT_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """The conversation to say it in: an id from CreateConversation."""
     client_message_id: _builtins.str
@@ -684,6 +687,10 @@ class OutgoingMessage(_message.Message):
     """
     busy_policy: Global___BusyPolicy.ValueType
     """What to do while replies of the conversation are not finished."""
+    at_root: _builtins.bool
+    """Say it in the place of the conversation's first message, with nothing before it: a new branch, as with parent_id,
+    which must be empty. This is how the first message is edited.
+    """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """The content, 1 to 16 parts."""
@@ -708,10 +715,11 @@ class OutgoingMessage(_message.Message):
         settings: Global___TurnSettings | None = ...,
         coalesce_window: _duration_pb2.Duration | None = ...,
         busy_policy: Global___BusyPolicy.ValueType = ...,
+        at_root: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coalesce_window", b"coalesce_window", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "client_message_id", b"client_message_id", "coalesce_window", b"coalesce_window", "conversation_id", b"conversation_id", "parent_id", b"parent_id", "parts", b"parts", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_root", b"at_root", "busy_policy", b"busy_policy", "client_message_id", b"client_message_id", "coalesce_window", b"coalesce_window", "conversation_id", b"conversation_id", "parent_id", b"parent_id", "parts", b"parts", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

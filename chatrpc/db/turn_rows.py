@@ -1,0 +1,107 @@
+"""Turns as they are stored, and why one is not accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from chatrpc.db.codec import MESSAGE_COLUMNS, message_of, path_of, settings_from_json
+from chatrpc.domain import Accepted, ConversationMemory, MessageState
+from chatrpc.errors import (
+    AlreadyExists,
+    ChatError,
+    Conflict,
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    Reason,
+    ResourceExhausted,
+)
+
+if TYPE_CHECKING:
+    from chatrpc.db.transcript import TurnLimits
+
+REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
+# The settings of a regenerated reply that has its own stand with it, else with the message.
+TURN = f"""
+SELECT {MESSAGE_COLUMNS}, coalesce(r.turn_settings, m.turn_settings) AS turn_settings, c.settings, c.revision, c.memory,
+       coalesce(b.lineage, '{{}}') AS lineage, p.state AS parent_state
+FROM messages r
+JOIN messages m ON m.user_id = r.user_id AND m.id = r.parent_id
+JOIN conversations c ON c.user_id = r.user_id AND c.id = r.conversation_id
+LEFT JOIN branches b ON b.user_id = m.user_id AND b.conversation_id = m.conversation_id AND b.branch = m.branch
+LEFT JOIN messages p ON p.user_id = m.user_id AND p.id = m.parent_id
+WHERE r.user_id = %s AND r.id = %s AND r.role = 'assistant'
+"""
+
+
+def stored_turn(
+    turn: dict[str, Any],
+    reply: dict[str, Any],
+    *,
+    duplicate: bool,
+    revision_before: int | None = None,
+    queued: bool = False,
+) -> Accepted:
+    """A turn from rows of TURN and REPLY."""
+    message = message_of(turn)
+    return Accepted(
+        message=message,
+        reply=message_of(reply),
+        path=path_of(turn["lineage"], message.branch, message.depth),
+        duplicate=duplicate,
+        parent_pending=turn["parent_state"] == MessageState.PENDING,
+        revision_before=turn["revision"] if revision_before is None else revision_before,
+        settings=settings_from_json(turn["settings"]),
+        turn_settings=settings_from_json(turn["turn_settings"]),
+        memory=ConversationMemory(turn["memory"]),
+        queued=queued,
+    )
+
+
+def refusal(outcome: str, conversation_id: UUID, message_id: UUID | None, key: str, limits: TurnLimits) -> ChatError:
+    """The error for an outcome of `append_message` or `regenerate_reply`.
+
+    Args:
+        message_id: The message that the request names, if it does.
+        key: The client's.
+    """
+    match outcome:
+        case "reused":
+            return AlreadyExists(
+                Reason.CLIENT_MESSAGE_ID_REUSED,
+                "message",
+                key,
+                f"client_message_id {key!r} was used in this conversation for another content; choose a new one for a "
+                "new message.",
+            )
+        case "busy":
+            return Conflict(
+                Reason.CONVERSATION_BUSY,
+                "A reply of the conversation is not finished; wait for it, or send with another busy_policy.",
+                id=str(conversation_id),
+            )
+        case "queue_full":
+            return ResourceExhausted(
+                Reason.TOO_MANY_TURNS,
+                f"{limits.queue} messages wait in the conversation already; wait for a reply to finish.",
+                subject="conversation",
+                retry_after=1.0,
+            )
+        case "too_many":
+            return ResourceExhausted(
+                Reason.TOO_MANY_TURNS,
+                f"The user has {limits.pending} unfinished replies already; wait for one to finish.",
+                subject="user",
+                retry_after=1.0,
+            )
+        case "no_conversation":
+            return NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
+        case "no_parent" | "no_message":
+            return NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
+        case "erased":
+            return FailedPrecondition(
+                Reason.MESSAGE_ERASED, "The message was erased; there is nothing left to reply to.", id=str(message_id)
+            )
+        case _:
+            return InvalidInput("parent_id", "The parent must be a reply; name an assistant's message.")

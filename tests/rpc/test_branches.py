@@ -1,0 +1,133 @@
+"""RegenerateReply and the edit of the first message, on both doors."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from chatapi.v1 import chat_service_pb2 as chat_pb
+from chatapi.v1 import conversation_service_pb2 as pb
+
+from tests.rpc.stage import PATIENCE, Stage, Stream, failure, new_id, outgoing, rest, signed_in, told
+
+
+async def heard(call) -> object:
+    return await asyncio.wait_for(call.read(), PATIENCE)
+
+
+async def said(stage: Stage, conversation: str, text: str, answer: str, **fields) -> chat_pb.MessageAccepted:
+    """Say something and read the reply to its end."""
+    request = chat_pb.SendMessageRequest(message=outgoing(conversation, text, **fields))
+    call = stage.chat.SendMessage(request, metadata=signed_in())
+    accepted = (await heard(call)).accepted
+    speaker = await stage.model.asked()
+    speaker.say(answer)
+    speaker.finish()
+    await rest(call)
+    return accepted
+
+
+def anew(conversation: str, message_id: str, key: str = "", **fields) -> chat_pb.RegenerateReplyRequest:
+    return chat_pb.RegenerateReplyRequest(
+        conversation_id=conversation, message_id=message_id, client_message_id=key or new_id(), **fields
+    )
+
+
+async def regenerated(stage: Stage, conversation: str, message_id: str, answer: str) -> chat_pb.MessageAccepted:
+    call = stage.chat.RegenerateReply(anew(conversation, message_id), metadata=signed_in())
+    accepted = (await heard(call)).accepted
+    speaker = await stage.model.asked()
+    speaker.say(answer)
+    speaker.finish()
+    await rest(call)
+    return accepted
+
+
+async def texts(stage: Stage, conversation: str, **fields) -> list[str]:
+    request = pb.ListMessagesRequest(conversation_id=conversation, **fields)
+    listed = await stage.conversations.ListMessages(request, metadata=signed_in())
+    return ["".join(part.text.text for part in message.parts) for message in listed.messages]
+
+
+async def test_a_reply_is_had_anew_and_both_are_read(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    request = anew(conversation, first.reply_id, "again")
+    call = stage.chat.RegenerateReply(request, metadata=signed_in())
+    accepted = (await heard(call)).accepted
+    assert (accepted.message, accepted.reply_sequence, accepted.duplicate) == (first.message, 3, False)
+    assert accepted.reply_id != first.reply_id
+    speaker = await stage.model.asked()
+    assert [message.content for message in speaker.request.prompt if message.role == "user"] == ["Hi."]
+    speaker.say("two")
+    speaker.finish()
+    events = [response.reply for response in await rest(call)]
+    assert [event.WhichOneof("event") for event in events] == ["context_report", "delta", "completed"]
+    assert {event.reply_id for event in events} == {accepted.reply_id}
+    assert events[-1].completed.message.client_message_id == "again"
+    assert events[-1].completed.message.parent_id == first.message.id
+
+    resent = await rest(stage.chat.RegenerateReply(request, metadata=signed_in()))
+    assert resent[0].accepted.duplicate
+    assert [response.reply for response in resent[1:]] == events
+    assert await texts(stage, conversation) == ["Hi.", "two"]
+    assert await texts(stage, conversation, all_branches=True) == ["Hi.", "one", "two"]
+
+
+async def test_a_reply_is_had_anew_on_a_chat_stream(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    async with Stream(stage) as stream:
+        await stream.say(request_id="r1", regenerate=anew(conversation, first.message.id))
+        accepted = await stream.hear_kind("accepted")
+        assert (accepted.request_id, accepted.message.id) == ("r1", first.message.id)
+        speaker = await stage.model.asked()
+        speaker.say("two")
+        speaker.finish()
+        completed = await stream.hear_reply("completed")
+        assert completed.reply_id == accepted.reply_id
+        await stream.say(request_id="r2", regenerate=anew(conversation, new_id()))
+        rejected = await stream.hear_kind("rejected")
+        assert (rejected.request_id, rejected.status.code) == ("r2", grpc.StatusCode.NOT_FOUND.value[0])
+
+
+async def test_a_reply_to_an_erased_message_cannot_be_had_anew(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    await stage.conversations.EraseMessage(pb.EraseMessageRequest(message_id=first.message.id), metadata=signed_in())
+    call = stage.chat.RegenerateReply(anew(conversation, first.reply_id), metadata=signed_in())
+    error = told(await failure(call))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MESSAGE_ERASED")
+    assert error.metadata == {"id": first.reply_id}
+
+
+@pytest.mark.parametrize("field", ["conversation_id", "message_id", "client_message_id"])
+async def test_a_regeneration_names_what_it_lacks(stage: Stage, field: str) -> None:
+    request = anew(new_id(), new_id())
+    request.ClearField(field)
+    error = told(await failure(stage.chat.RegenerateReply(request, metadata=signed_in())))
+    assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_the_reply_of_somebody_else_does_not_exist(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    call = stage.chat.RegenerateReply(anew(conversation, first.reply_id), metadata=signed_in(sub="mallory"))
+    assert told(await failure(call)).code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_first_message_is_edited(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    await said(stage, conversation, "Hallo.", "one")
+    await said(stage, conversation, "More.", "two")
+    edited = await said(stage, conversation, "Hello.", "three", at_root=True)
+    assert edited.message.parent_id == ""
+    assert await texts(stage, conversation) == ["Hello.", "three"]
+    await said(stage, conversation, "Then?", "four")
+    assert await texts(stage, conversation) == ["Hello.", "three", "Then?", "four"]
+    assert len(await texts(stage, conversation, all_branches=True)) == 8
+
+    refused = outgoing(conversation, at_root=True, parent_id=new_id())
+    call = stage.chat.SendMessage(chat_pb.SendMessageRequest(message=refused), metadata=signed_in())
+    assert told(await failure(call)).fields == ["parent_id"]
