@@ -38,7 +38,7 @@ async def refused(data: bytes, media_type: str, settings: KnowledgeSettings = TI
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return psutil.Process().children()
 
 
 @pytest.fixture(autouse=True)
