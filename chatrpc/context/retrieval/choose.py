@@ -75,11 +75,12 @@ def shortlist(
 ) -> list[Ranked]:
     """The best units, whose texts are needed to choose `limit` of them; none that stands verbatim in the window.
 
-    Best by score, of equals the newest; in STRICT mode by cosine, which alone decides there.
+    Best by score, of equals the nearest, of those the newest; in STRICT mode by cosine, which alone decides there.
     """
     total, evidence = scores.total, scores.evidence
-    rank = np.lexsort((-pool.created, -total))
     dense = np.lexsort((-pool.created, -pool.cosine))
+    # A cosine just at the floor scores as little as those below, and must not lose its place to them.
+    rank = dense[np.argsort(-total[dense], kind="stable")]
     order = dense if mode is RetrievalMode.STRICT else rank
     rows: list[int] = []
     for row in order.tolist():

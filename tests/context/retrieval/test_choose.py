@@ -1,5 +1,6 @@
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatrpc.context.retrieval.choose import ENOUGH_EVIDENCE, SURE_COSINE, choose, shortlist
@@ -145,6 +146,7 @@ def test_what_was_deleted_meanwhile_is_left_out():
 
 
 @given(st.lists(st.floats(-1, 1, width=32), max_size=30), st.integers(0, 10), st.sampled_from(RetrievalMode))
+@example([0.0, float(np.float32(FLOOR))], 1, RetrievalMode.CALIBRATED)
 def test_at_most_the_limit_enters_best_first_and_all_above_the_bar(cosines, limit, mode):
     units = far_apart(*((cosine, f"number {n}") for n, cosine in enumerate(cosines)))
     result = chosen(units, mode, limit)
