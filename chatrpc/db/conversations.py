@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, text, tuple_, u
 from sqlalchemy.dialects.postgresql import insert as upsert
 from uuid_utils.compat import uuid7
 
+from chatrpc.db.branches import Branches
 from chatrpc.db.codec import message_of, settings_to_json
 from chatrpc.db.engine import Database
 from chatrpc.db.pages import bad_position, cut_page
@@ -81,10 +82,15 @@ class Erased:
 
 
 class Conversations:
-    """Creates, reads, lists, changes and deletes conversations."""
+    """Creates, reads, lists, changes and deletes conversations.
+
+    Attributes:
+        branches: Of any of them.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.branches = Branches(database)
 
     async def create(
         self,

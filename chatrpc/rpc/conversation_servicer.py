@@ -18,6 +18,7 @@ from chatrpc.rpc.convert import (
     conversation_to_proto,
     memory_from_proto,
     message_to_proto,
+    optional_id,
     parts_from_proto,
     settings_from_proto,
 )
@@ -109,18 +110,27 @@ class ConversationServicer(ConversationServiceServicer):
         )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: _Context) -> pb.ListMessagesResponse:
-        user_id = current_caller().user_id
+        user_id, conversation_id = current_caller().user_id, UUID(request.conversation_id)
         messages, following = await self._conversations.messages(
             user_id,
-            UUID(request.conversation_id),
+            conversation_id,
             page_of(user_id, request),
             newest_first=request.newest_first,
             all_branches=request.all_branches,
         )
+        siblings = await self._conversations.branches.siblings(user_id, conversation_id, messages)
         return pb.ListMessagesResponse(
             messages=map(message_to_proto, messages),
             next_page_token=next_page_token(user_id, request, following),
+            siblings=[
+                pb.Siblings(parent_id=optional_id(each.parent_id), message_ids=map(str, each.message_ids))
+                for each in siblings
+            ],
         )
+
+    async def SwitchBranch(self, request: pb.SwitchBranchRequest, context: _Context) -> pb.SwitchBranchResponse:
+        conversation = await self._conversations.branches.switch(current_caller().user_id, UUID(request.message_id))
+        return pb.SwitchBranchResponse(conversation=conversation_to_proto(conversation))
 
     async def GetContextReport(
         self, request: pb.GetContextReportRequest, context: _Context

@@ -185,3 +185,56 @@ async def test_erasing_a_message_with_its_replies_erases_all_of_them_and_stops_t
     [[row]] = await database.query(user_id, ("SELECT pending_replies FROM conversations", ()))
     assert row["pending_replies"] == 1
     assert await finish(transcript, user_id, beside, "in time") is not None
+
+
+async def test_switching_leads_to_the_newest_message_at_or_below(database: Database, user_id: UUID) -> None:
+    conversation_id, branches = await new_conversation(database, user_id), Conversations(database).branches
+    first = await append(database, user_id, conversation_id, "a")
+    b1 = await append(database, user_id, conversation_id, "b1")
+    c1 = await append(database, user_id, conversation_id, "c1")
+    c2 = await append(database, user_id, conversation_id, "c2", parent=b1.reply.id)
+    b2 = await append(database, user_id, conversation_id, "b2", parent=first.reply.id)
+    b2r = await regenerate(database, user_id, b2)
+
+    async def switched(message_id: UUID) -> tuple[UUID | None, int]:
+        conversation = await branches.switch(user_id, message_id)
+        return conversation.head_id, conversation.revision
+
+    revision = b2r.revision_before + 1
+    assert await switched(first.message.id) == (b2r.reply.id, revision)
+    assert await switched(b1.message.id) == (c2.reply.id, revision + 1)
+    assert await switched(b1.reply.id) == (c2.reply.id, revision + 1)
+    assert await switched(c1.message.id) == (c1.reply.id, revision + 2)
+    assert (await paths(database, user_id, conversation_id))[0] == [
+        each.id for turn in (first, b1, c1) for each in (turn.message, turn.reply)
+    ]
+    assert await switched(b2.reply.id) == (b2.reply.id, revision + 3)
+    assert (await append(database, user_id, conversation_id, "d")).message.parent_id == b2.reply.id
+    with pytest.raises(NotFound):
+        await branches.switch(uuid4(), first.message.id)
+    with pytest.raises(NotFound):
+        await branches.switch(user_id, uuid4())
+
+
+async def test_versions_of_listed_messages_are_told_beside_them(database: Database, user_id: UUID) -> None:
+    conversation_id, conversations = await new_conversation(database, user_id), Conversations(database)
+    first = await append(database, user_id, conversation_id, "a")
+
+    async def versions(**fields: bool) -> list[tuple[UUID | None, tuple[UUID, ...]]]:
+        listed, _ = await conversations.messages(user_id, conversation_id, Page(100), **fields)
+        found = await conversations.branches.siblings(user_id, conversation_id, listed)
+        return [(each.parent_id, each.message_ids) for each in found]
+
+    assert await versions() == []
+    b1 = await append(database, user_id, conversation_id, "b1")
+    r2 = await regenerate(database, user_id, b1)
+    b2 = await append(database, user_id, conversation_id, "b2", parent=first.reply.id)
+    edits = (first.reply.id, (b1.message.id, b2.message.id))
+    replies = (b1.message.id, (b1.reply.id, r2.reply.id))
+    assert await versions() == [edits]
+    assert await versions(all_branches=True) == [edits, replies]
+    message = OutgoingMessage(conversation_id, "a2", (TextPart("Hello."),), at_root=True)
+    root = await Transcript(database).append(user_id, message, tokens=1, actor=None, owner=OWNER)
+    assert await versions() == [(None, (first.message.id, root.message.id))]
+    await conversations.branches.switch(user_id, b1.reply.id)
+    assert await versions() == [(None, (first.message.id, root.message.id)), edits, replies]

@@ -1,4 +1,4 @@
-"""RegenerateReply and the edit of the first message, on both doors."""
+"""RegenerateReply and the edit of the first message, on both doors; SwitchBranch."""
 
 from __future__ import annotations
 
@@ -131,3 +131,45 @@ async def test_the_first_message_is_edited(stage: Stage) -> None:
     refused = outgoing(conversation, at_root=True, parent_id=new_id())
     call = stage.chat.SendMessage(chat_pb.SendMessageRequest(message=refused), metadata=signed_in())
     assert told(await failure(call)).fields == ["parent_id"]
+
+
+async def test_the_versions_of_a_message_are_listed_and_switched(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    again = await regenerated(stage, conversation, first.reply_id, "two")
+    await said(stage, conversation, "More.", "three")
+
+    listed = await stage.conversations.ListMessages(
+        pb.ListMessagesRequest(conversation_id=conversation), metadata=signed_in()
+    )
+    expected = pb.Siblings(parent_id=first.message.id, message_ids=[first.reply_id, again.reply_id])
+    assert list(listed.siblings) == [expected]
+    before = listed.messages[-1].id
+
+    async def switch(message_id: str):
+        request = pb.SwitchBranchRequest(message_id=message_id)
+        return (await stage.conversations.SwitchBranch(request, metadata=signed_in())).conversation
+
+    back = await switch(first.reply_id)
+    assert back.head_message_id == first.reply_id
+    assert await texts(stage, conversation) == ["Hi.", "one"]
+    assert (await switch(first.reply_id)).revision == back.revision
+    forth = await switch(again.reply_id)
+    assert (forth.head_message_id, forth.revision) == (before, back.revision + 1)
+    request = pb.SwitchBranchRequest(message_id=first.reply_id)
+    error = told(await failure(stage.conversations.SwitchBranch(request, metadata=signed_in(sub="mallory"))))
+    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "MESSAGE_NOT_FOUND")
+
+
+async def test_a_running_reply_runs_on_while_another_path_is_taken(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    call = stage.chat.RegenerateReply(anew(conversation, first.reply_id), metadata=signed_in())
+    speaker = await stage.model.asked()
+    await stage.conversations.SwitchBranch(pb.SwitchBranchRequest(message_id=first.reply_id), metadata=signed_in())
+    speaker.say("two")
+    speaker.finish()
+    assert (await rest(call))[-1].reply.completed.message.parts[0].text.text == "two"
+    async with asyncio.timeout(PATIENCE):
+        await said(stage, conversation, "More.", "three")
+    assert await texts(stage, conversation) == ["Hi.", "one", "More.", "three"]

@@ -71,6 +71,11 @@ class ConversationServiceStub:
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.SwitchBranch = channel.unary_unary(
+                '/chatapi.v1.ConversationService/SwitchBranch',
+                request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.FromString,
+                _registered_method=True)
         self.GetContextReport = channel.unary_unary(
                 '/chatapi.v1.ConversationService/GetContextReport',
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.GetContextReportRequest.SerializeToString,
@@ -157,6 +162,18 @@ class ConversationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SwitchBranch(self, request, context):
+        """Makes another path through the conversation's tree of messages the active one: the path to the newest message at or
+        below the one that is named. To go to another version of a message, name it; its versions are in
+        ListMessagesResponse.siblings. Contexts, summaries and retrieval see the active path alone, and sends without a parent
+        go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContextReport(self, request, context):
         """Returns what the model was given for a past reply.
 
@@ -212,6 +229,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'SwitchBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchBranch,
+                    request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.SerializeToString,
             ),
             'GetContextReport': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContextReport,
@@ -415,6 +437,33 @@ class ConversationService:
             '/chatapi.v1.ConversationService/ListMessages',
             chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.SerializeToString,
             chatapi_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatapi.v1.ConversationService/SwitchBranch',
+            chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.SerializeToString,
+            chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,14 @@ class ConversationServiceStub:
 
     Errors: NOT_FOUND, INVALID_ARGUMENT (page_token).
     """
+    SwitchBranch: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.SwitchBranchRequest, _conversation_service_pb2.SwitchBranchResponse]
+    """Makes another path through the conversation's tree of messages the active one: the path to the newest message at or
+    below the one that is named. To go to another version of a message, name it; its versions are in
+    ListMessagesResponse.siblings. Contexts, summaries and retrieval see the active path alone, and sends without a parent
+    go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
+
+    Errors: NOT_FOUND.
+    """
     GetContextReport: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]
     """Returns what the model was given for a past reply.
 
@@ -132,6 +140,14 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     """Lists messages of the active path in order, or of all branches in order of acceptance.
 
     Errors: NOT_FOUND, INVALID_ARGUMENT (page_token).
+    """
+    SwitchBranch: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.SwitchBranchRequest, _conversation_service_pb2.SwitchBranchResponse]  # type: ignore[assignment]
+    """Makes another path through the conversation's tree of messages the active one: the path to the newest message at or
+    below the one that is named. To go to another version of a message, name it; its versions are in
+    ListMessagesResponse.siblings. Contexts, summaries and retrieval see the active path alone, and sends without a parent
+    go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
+
+    Errors: NOT_FOUND.
     """
     GetContextReport: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]  # type: ignore[assignment]
     """Returns what the model was given for a past reply.
@@ -229,6 +245,20 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists messages of the active path in order, or of all branches in order of acceptance.
 
         Errors: NOT_FOUND, INVALID_ARGUMENT (page_token).
+        """
+
+    @_abc_1.abstractmethod
+    def SwitchBranch(
+        self,
+        request: _conversation_service_pb2.SwitchBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.SwitchBranchResponse, _abc.Awaitable[_conversation_service_pb2.SwitchBranchResponse]]:
+        """Makes another path through the conversation's tree of messages the active one: the path to the newest message at or
+        below the one that is named. To go to another version of a message, name it; its versions are in
+        ListMessagesResponse.siblings. Contexts, summaries and retrieval see the active path alone, and sends without a parent
+        go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
+
+        Errors: NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,74 @@
+"""The branches of conversations: which messages stand beside each other, and which path is the active one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from chatrpc.db.engine import Database
+from chatrpc.db.recall import CONVERSATION_COLUMNS, conversation_of
+from chatrpc.domain import Conversation, Message
+from chatrpc.errors import NotFound, Reason
+
+# What stands beside another message stands where a branch begins, or right behind the place where it leaves another.
+SIBLINGS = """
+WITH beginnings AS (
+    SELECT branch, coalesce(lineage[cardinality(lineage) - 1], 0) AS left_branch,
+           coalesce(lineage[cardinality(lineage)], 0) + 1 AS depth
+    FROM branches WHERE user_id = %(user)s AND conversation_id = %(conversation)s
+), places AS (
+    SELECT branch, depth FROM beginnings UNION SELECT left_branch, depth FROM beginnings
+)
+SELECT m.parent_id, array_agg(m.id ORDER BY m.sequence) AS ids
+FROM places p
+JOIN messages m ON m.user_id = %(user)s AND m.conversation_id = %(conversation)s
+               AND m.branch = p.branch AND m.depth = p.depth
+WHERE m.parent_id = ANY (%(parents)s::uuid[]) OR (m.parent_id IS NULL AND %(first)s)
+GROUP BY m.parent_id HAVING count(*) > 1
+ORDER BY min(m.sequence)
+"""
+SWITCH = "SELECT * FROM switch_branch(%s, %s)"
+OF_MESSAGE = f"""
+SELECT {CONVERSATION_COLUMNS} FROM messages m
+JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
+WHERE m.user_id = %s AND m.id = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """Messages that follow the same message, in order of acceptance; None for the first of a conversation."""
+
+    parent_id: UUID | None
+    message_ids: tuple[UUID, ...]
+
+
+class Branches:
+    """Reads and switches branches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def siblings(self, user_id: UUID, conversation_id: UUID, messages: Sequence[Message]) -> Sequence[Siblings]:
+        """Those of the messages that are not the only ones behind their parents, with all that stand beside them."""
+        params = {
+            "user": user_id,
+            "conversation": conversation_id,
+            "parents": [message.parent_id for message in messages if message.parent_id is not None],
+            "first": any(message.parent_id is None for message in messages),
+        }
+        [rows] = await self._database.query(user_id, (SIBLINGS, params))
+        return [Siblings(row["parent_id"], tuple(row["ids"])) for row in rows]
+
+    async def switch(self, user_id: UUID, message_id: UUID) -> Conversation:
+        """Make the path to the newest message at or below `message_id` the active one.
+
+        Raises:
+            NotFound: No such message.
+        """
+        of_message = (user_id, message_id)
+        _, rows = await self._database.query(user_id, (SWITCH, of_message), (OF_MESSAGE, of_message))
+        if not rows:
+            raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
+        return conversation_of(rows[0])
