@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from random import Random
 
@@ -140,7 +141,7 @@ def _print(
         *([f"logged {name}", number] for name, number in sorted(_logged(logs).items())),
     ]
     print_table(["", "number"], rows)
-    _print_takeovers(history)
+    _print_takeovers(history, logs)
 
 
 def _logged(logs: Path) -> Counter[str]:
@@ -153,21 +154,34 @@ def _logged(logs: Path) -> Counter[str]:
     )
 
 
-def _print_takeovers(history: History) -> None:
-    """Times from SIGKILL to the next attempt's first event at any reader."""
+def _print_takeovers(history: History, logs: Path) -> None:
+    """Times from SIGKILL to the next attempt's first event, as its process or the first reader saw it."""
     clear: list[float] = []
     hindered: list[float] = []
+    begun = _taken_over(logs)
     for orphan in history.orphans:
-        told = history.first_told.get((orphan.reply_id, orphan.attempt + 1))
-        if told is None:
+        name = (orphan.reply_id, orphan.attempt + 1)
+        seen = [times[name] for times in (begun, history.first_told) if name in times]
+        if not seen:
             continue
         met = any(began < orphan.killed + TAKEOVER_BAR and ended > orphan.killed for _, began, ended in history.outages)
-        (hindered if met else clear).append(told - orphan.killed)
+        (hindered if met else clear).append(min(seen) - orphan.killed)
     rows: list[list[object]] = [
         [name, len(times), percentile(times, 0.5), max(times, default=float("nan")), TAKEOVER_BAR]
-        for name, times in (("nothing else was away", clear), ("something else was, too", hindered))
+        for name, times in (("the others were there", clear), ("not all of them were", hindered))
     ]
     print_table(["takeover, seconds after the kill", "replies", "p50", "max", "bar"], rows)
+
+
+def _taken_over(logs: Path) -> dict[tuple[str, int], float]:
+    """When attempts began that a process began by itself, in monotonic seconds."""
+    offset = time.monotonic() - time.time()
+    return {
+        (record["reply_id"], record["attempt"]): datetime.fromisoformat(record["timestamp"]).timestamp() + offset
+        for log in logs.iterdir()
+        for record in records(log)
+        if record.get("event") == "taken_over"
+    }
 
 
 def _verdict(violations: list[Violation], history: History) -> int:
@@ -190,7 +204,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Random().randrange(10**6), help="of all that is drawn")
     options = parser.parse_args()
     # gRPC would say at each start of a server that it takes no part in it.
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    os.environ["GRPC_VERBOSITY"] = "ERROR"
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="chatrpc-crash-"))
     code = uvloop.run(run(options, directory))

@@ -108,7 +108,8 @@ class Faults:
         link = server.links[what]
         self.counts["stalls"] += 1
         self.counts[f"stalls of {what}"] += 1
-        async with self._outage(f"{server.name}'s {what}"):
+        # A takeover needs the database alone.
+        async with self._outage(f"{server.name}'s {what}", what == "database"):
             self._disturb(what)
             link.stall()
             seconds = LONG_STALL if self.random.random() < LONG else SHORT_STALL

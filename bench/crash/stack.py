@@ -30,6 +30,8 @@ START_TIMEOUT = 120.0
 # Seconds until the provider counts as silent: short ones, so that a silent one costs a turn little time.
 FIRST_TOKEN_TIMEOUT = 4.0
 TOKEN_TIMEOUT = 2.0
+# For the same reason, so that a link that stalls does not fail all turns of a quarter of a minute.
+BREAKER_PAUSE = 2.0
 HEARTBEAT = 5.0
 
 
@@ -230,6 +232,7 @@ def _environment(issuer: LocalIssuer, port: int, links: dict[str, Link]) -> dict
         "CHATRPC_MODEL_NAME": "scripted",
         "CHATRPC_MODEL_FIRST_TOKEN_TIMEOUT": str(FIRST_TOKEN_TIMEOUT),
         "CHATRPC_MODEL_TOKEN_TIMEOUT": str(TOKEN_TIMEOUT),
+        "CHATRPC_MODEL_BREAKER_PAUSE": str(BREAKER_PAUSE),
         "CHATRPC_SERVER_HOST": "127.0.0.1",
         "CHATRPC_SERVER_PORT": str(port),
         "CHATRPC_SERVER_HEARTBEAT": str(HEARTBEAT),
