@@ -26,8 +26,23 @@ TEMPLATE = "chatrpc_template"
 MEMORY = Path("/dev/shm")
 ROOM = 2 * 1024**3
 
+# Tests wait for processes and the database more than they reckon, so there is work for one more than the cores.
+WORKERS = min((os.cpu_count() or 1) + 1, 4)
+
+# A test does not fail for the time that it takes, but where that is what it tests. In CI, hypothesis' own profile of
+# that name says so already, and takes the same examples each time.
+if settings.get_current_profile_name() == "default":
+    settings.register_profile("here", deadline=None)
+    settings.load_profile("here")
 # For hours, by `--hypothesis-profile=long`; tests that go by it say so.
-settings.register_profile("long", max_examples=3_000)
+settings.register_profile("long", deadline=None, max_examples=3_000)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite in as many processes as pay; what is named on the command line in this one, begun at once."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named else WORKERS
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
