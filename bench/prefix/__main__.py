@@ -83,6 +83,11 @@ def _share(turns: Sequence[Turn]) -> float:
     return 100 * sum(turn.equal for turn in turns) / sum(turn.size for turn in turns)
 
 
+def _possible(turns: Sequence[Turn]) -> float:
+    """What would be served of the same prompts if nothing ever left them."""
+    return 100 - 100 * sum(turn.new for turn in turns) / sum(turn.size for turn in turns)
+
+
 def show(measured: dict[Setup, list[Turn]]) -> None:
     rows = []
     for setup, turns in measured.items():
@@ -93,6 +98,7 @@ def show(measured: dict[Setup, list[Turn]]) -> None:
             (
                 setup.name,
                 _share(turns),
+                _possible(turns),
                 100 * sum(turn.in_blocks(16) for turn in turns) / size,
                 100 * sum(turn.in_blocks(128, 1_024) for turn in turns) / size,
                 round(mean(tokens)),
@@ -108,6 +114,7 @@ def show(measured: dict[Setup, list[Turn]]) -> None:
         (
             "",
             "served %",
+            "at most",
             "blocks of 16",
             "OpenAI's",
             "tokens",
@@ -153,8 +160,9 @@ def main() -> None:
     for setup in setups:
         if (setup.fold, setup.hits, setup.hits_tokens) != asked or setup.window == SMALL_WINDOW:
             continue
-        share = _share(measured[setup])
-        print(f"bar: {BAR:.0f} % with {setup.name}: {'met' if share >= BAR else 'MISSED'} ({share:.1f} %)")
+        share, possible = _share(measured[setup]), _possible(measured[setup])
+        verdict = "met" if share >= BAR else "MISSED"
+        print(f"bar: {BAR:.0f} % with {setup.name}: {verdict} ({share:.1f} %, of {possible:.1f} possible)")
     if given.json is not None:
         rows = [asdict(setup) | asdict(turn) for setup, turns in measured.items() for turn in turns]
         given.json.write_text(json.dumps(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -25,6 +26,7 @@ from chatrpc.domain import (
     FinishReason,
     MessageState,
     OutgoingMessage,
+    PromptMessage,
     Section,
     TextPart,
     TurnSettings,
@@ -48,13 +50,15 @@ class Turn:
     Attributes:
         size: Its messages in a request, in bytes.
         equal: How many of these the request of the turn before began with too.
-        tail: Of these, bytes of retrieved passages and the query.
+        tail: Of `size`, bytes of retrieved passages and the query.
+        new: Of `size`, bytes that no cache can have seen: the tail, and messages that the turn before had not verbatim.
         left_out: Whether the budget left messages out.
     """
 
     size: int
     equal: int
     tail: int
+    new: int
     hits: int
     left_out: bool
 
@@ -122,11 +126,13 @@ class Conversation:
         )
         measured: list[Turn] = []
         before = b""
+        seen: frozenset[UUID] = frozenset()
         for text, reply in talk(turns, lengths, seed):
             context = await self._turn(created.id, text, reply)
             request = json.dumps(joined(context.prompt), ensure_ascii=False).encode()
-            measured.append(_measured(context, request, before, path=2 * len(measured) + 1))
+            measured.append(_measured(context, request, before, seen, path=2 * len(measured) + 1))
             before = request
+            seen = frozenset(chain.from_iterable(each.message_ids for each in _verbatim(context)))
         return measured
 
     async def _turn(self, conversation_id: UUID, text: str, reply: str) -> AssembledContext:
@@ -166,14 +172,20 @@ def equal_bytes(one: bytes, other: bytes) -> int:
     return int(differing[0]) if differing.size else shorter
 
 
-def _measured(context: AssembledContext, request: bytes, before: bytes, path: int) -> Turn:
-    """`path` is the number of messages that there are, the query among them."""
+def _verbatim(context: AssembledContext) -> list[PromptMessage]:
+    return [each for each in context.prompt if each.section is Section.VERBATIM]
+
+
+def _measured(context: AssembledContext, request: bytes, before: bytes, seen: frozenset[UUID], path: int) -> Turn:
+    """`path` is the number of messages that there are, the query among them; `seen` were verbatim the turn before."""
     tail = [each for each in context.prompt if each.section in (Section.RETRIEVED, Section.QUERY)]
+    added = [each for each in _verbatim(context) if seen.isdisjoint(each.message_ids)]
     report = context.report
     return Turn(
         size=len(request),
         equal=equal_bytes(request, before),
         tail=sum(len(each.content.encode()) for each in tail),
+        new=sum(len(each.content.encode()) for each in (*added, *tail)),
         hits=len(report.hits),
         left_out=path - report.summarized_through_depth > len(report.verbatim),
     )

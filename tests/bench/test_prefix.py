@@ -14,7 +14,7 @@ def test_equal_bytes_end_at_the_first_difference_or_with_the_shorter() -> None:
 
 
 def test_blocks_count_whole_and_not_below_the_least() -> None:
-    turn = Turn(size=9_000, equal=1_024 * BYTES_A_TOKEN + 100, tail=0, hits=0, left_out=False)
+    turn = Turn(size=9_000, equal=1_024 * BYTES_A_TOKEN + 100, tail=0, new=0, hits=0, left_out=False)
     assert turn.in_blocks(1) == 4_196
     assert turn.in_blocks(128) == 4_096
     assert turn.in_blocks(128, at_least=1_024) == 4_096

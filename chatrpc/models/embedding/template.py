@@ -6,8 +6,8 @@ LoCoMo's questions of categories 1 to 4, recall@8 of the evidence turns is 0.26 
 the name takes some of that back (1 point of recall@10 in the whole ranking), so a text that names its speaker is
 embedded as it is.
 
-The template is part of an embedding space's identity: whoever changes it must change `TEMPLATE_VERSION`, and all
-messages are embedded anew.
+The template is part of an embedding space's identity: whoever changes it must change `TEMPLATE_VERSION`, and a server
+then refuses databases whose messages were embedded in the other form.
 """
 
 from __future__ import annotations
