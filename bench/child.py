@@ -61,7 +61,11 @@ async def read_answer(process: asyncio.subprocess.Process) -> dict[str, Any]:
 async def run_child(module: str, *arguments: str) -> AsyncIterator[Child]:
     """Run a module that obeys, until the end of the block."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", module, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        # An answer may hold the times of a hundred thousand turns.
+        limit=16 * 1024 * 1024,
     )
     try:
         yield Child(process, await read_answer(process))

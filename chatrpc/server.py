@@ -56,6 +56,7 @@ from chatrpc.settings import (
     load,
 )
 from chatrpc.streams.streams import open_streams
+from chatrpc.turns.admission import Admission
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs, ReplyLogs
@@ -245,7 +246,9 @@ class _Doors:
         self.drain = Drain()
         self.ready = asyncio.Event()
         self.stopping = asyncio.Event()
-        self.server = new_grpc_server(settings.server, TokenVerifier(settings.auth, keys), self.health)
+        self.admission = Admission(settings.server.target_delay_ms / 1000, settings.memory.database.pool_size)
+        verifier = TokenVerifier(settings.auth, keys)
+        self.server = new_grpc_server(settings.server, verifier, self.health, self.admission)
         self._not_ready = NotReady(SERVICES)
         self.server.add_generic_rpc_handlers((self._not_ready,))
 
@@ -277,6 +280,7 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
                 settings.memory.model.tool_rounds,
                 settings.memory.model.tool_timeout,
             ),
+            admission=doors.admission,
         )
         turns = Turns(parts, stored, lease, logs)
         takeover = Takeover(turns, transcript, lease, interrupt=settings.server.takeover == "interrupt")

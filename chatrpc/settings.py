@@ -336,6 +336,18 @@ class ServerSettings(_Section):
     max_queue: int = Field(
         default=8, ge=0, le=1_000, description="Messages that wait for the replies before them in one conversation."
     )
+    target_delay_ms: int = Field(
+        default=10,
+        ge=0,
+        le=1_000,
+        description="Milliseconds that a new turn waits at most while the server is overloaded; then it is refused. "
+        "0 refuses none.",
+    )
+    idle_limit: float = Field(
+        default=3_600.0,
+        gt=0,
+        description="Seconds after which a Chat stream ends on which the client said nothing and no reply ran.",
+    )
     max_turn_seconds: float = Field(
         default=900.0,
         gt=0,

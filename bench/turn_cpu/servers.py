@@ -1,4 +1,4 @@
-"""The two servers that are compared: `python -m bench.turn_cpu.servers chatrpc|bare TOKENS RATE`."""
+"""The two servers that are compared: `python -m bench.turn_cpu.servers chatrpc|bare TOKENS RATE [TARGET_DELAY_MS]`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ from chatrpc.settings import (
     ModelSettings,
     ServerSettings,
 )
+from chatrpc.turns.admission import Admission
 from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
@@ -161,22 +162,24 @@ async def serve_bare(tokens: int, rate: float) -> None:
     await server.stop(None)
 
 
-async def serve_chatrpc(tokens: int, rate: float) -> None:
+async def serve_chatrpc(tokens: int, rate: float, target_delay_ms: int = 0) -> None:
     """The parts as `chatrpc.server` puts them together, with another model, another embedder, and no worker."""
     with tempfile.TemporaryDirectory(prefix="chatrpc-bench-") as scratch:
         issuer = LocalIssuer.create(Path(scratch, "issuer"))
         async with run_postgres(Path(scratch, "postgres")) as postgres:
             await asyncio.to_thread(upgrade, postgres.url)
-            await _serve(postgres.url, issuer, ScriptedModel(tokens, rate), tell_cpu)
+            await _serve(postgres.url, issuer, ScriptedModel(tokens, rate), target_delay_ms, tell_cpu)
 
 
-async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, answer: Answers) -> None:
+async def _serve(
+    database_url: str, issuer: LocalIssuer, model: ScriptedModel, target_delay_ms: int, answer: Answers
+) -> None:
     database_settings = DatabaseSettings(url=database_url)
     settings = MemorySettings(
         database_settings, ModelSettings(), EmbedderSettings(), ContextSettings(), KnowledgeSettings()
     )
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file))
-    server_settings = ServerSettings(host="127.0.0.1", port=0)
+    server_settings = ServerSettings(host="127.0.0.1", port=0, target_delay_ms=target_delay_ms)
     async with (
         open_database(database_settings) as database,
         process_lease(Processes(database)) as lease,
@@ -187,14 +190,16 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
         memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder)
         assembler = memory.assembler(settings, auth)
         reports = Reports(database)
+        admission = Admission(target_delay_ms / 1_000, database_settings.pool_size)
         parts = TurnParts(
             transcript=Transcript(database),
             assembler=assembler,
             model=model,
             coalesce_window=server_settings.coalesce_ms / 1_000,
             on_finished=lambda: None,
+            admission=admission,
         )
-        server = new_grpc_server(server_settings, TokenVerifier(auth, keys), Health())
+        server = new_grpc_server(server_settings, TokenVerifier(auth, keys), Health(), admission)
         turns = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         library = memory.library(auth, settings.knowledge, lambda: None)
         search = memory.document_search(auth)
@@ -208,8 +213,11 @@ async def _serve(database_url: str, issuer: LocalIssuer, model: ScriptedModel, a
 
 def main() -> None:
     configure_logs(LogSettings(level="warning"))
-    kind, tokens, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    uvloop.run((serve_bare if kind == "bare" else serve_chatrpc)(tokens, rate))
+    kind, tokens, rate, *target_delay_ms = sys.argv[1:]
+    if kind == "bare":
+        uvloop.run(serve_bare(int(tokens), float(rate)))
+    else:
+        uvloop.run(serve_chatrpc(int(tokens), float(rate), *map(int, target_delay_ms)))
 
 
 if __name__ == "__main__":

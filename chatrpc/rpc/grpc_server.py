@@ -29,6 +29,7 @@ from chatrpc.rpc.knowledge_servicer import KnowledgeServicer
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.reflection import add_reflection
 from chatrpc.settings import ServerSettings
+from chatrpc.turns.admission import Admission
 from chatrpc.turns.service import Turns
 
 SERVICES = tuple(name for name in NAMES if name)
@@ -39,11 +40,16 @@ STOP_GRACE = 1.0
 TELL_GRACE = 2.0
 
 
-def new_grpc_server(settings: ServerSettings, verifier: TokenVerifier, health: Health) -> grpc.aio.Server:
-    """A server with health and reflection, not yet listening; call it inside the running event loop."""
-    server = grpc.aio.server(
-        interceptors=[CallInterceptor(verifier, settings.max_message_bytes)], options=_options(settings)
-    )
+def new_grpc_server(
+    settings: ServerSettings, verifier: TokenVerifier, health: Health, admission: Admission | None = None
+) -> grpc.aio.Server:
+    """A server with health and reflection, not yet listening; call it inside the running event loop.
+
+    Args:
+        admission: What new turns pass; absent, all are admitted.
+    """
+    interceptor = CallInterceptor(verifier, settings.max_message_bytes, admission or Admission())
+    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
     add_HealthServicer_to_server(health, server)
     add_reflection(server, (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
     return server

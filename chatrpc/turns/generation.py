@@ -29,6 +29,7 @@ from chatrpc.domain import (
 from chatrpc.errors import ChatError, Reason, Unavailable
 from chatrpc.ports import ChatModel
 from chatrpc.tokens import estimate_tokens
+from chatrpc.turns.admission import Admission, Slot
 from chatrpc.turns.coalescer import Coalescer
 from chatrpc.turns.content import ReplyContent
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, Restarted, ToolCall, ToolResult
@@ -51,6 +52,7 @@ class TurnParts:
         coalesce_window: Seconds, where the turn names none.
         on_finished: Told that there is new work for the memory.
         round_limits: How long the model and the tools that it calls may take.
+        admission: What every new turn passes before anything is done for it.
     """
 
     transcript: Transcript
@@ -60,6 +62,7 @@ class TurnParts:
     on_finished: Callable[[], None]
     limits: TurnLimits = UNLIMITED
     round_limits: RoundLimits = field(default_factory=RoundLimits)
+    admission: Admission = field(default_factory=Admission)
 
 
 class SupersededError(Exception):
@@ -73,6 +76,7 @@ class Generation:
         log: Where its events are told.
         finished: Waits until another reply is finished.
         held: Whether this process's lease lasts, so that no other can have begun a later attempt.
+        slot: Given back as soon as the turn waits for something else than the server's own work.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Generation:
         held: Callable[[], bool],
         coalesce_window: float | None = None,
         pending: PendingQuery | None = None,
+        slot: Slot | None = None,
     ) -> None:
         self.user_id = user_id
         self.conversation_id = accepted.message.conversation_id
@@ -94,6 +99,7 @@ class Generation:
         self._accepted = accepted
         self._attempt = log.attempt
         self._pending = pending
+        self._slot = slot
         self._finished = finished
         self._held = held
         self._report: ContextReport | None = None
@@ -145,6 +151,7 @@ class Generation:
             try:
                 state, error = await self._supervised()
             finally:
+                self._give_way()
                 self._results.close()
                 if self._pending is not None:
                     self._pending.cancel()
@@ -191,6 +198,7 @@ class Generation:
     async def _produce(self) -> None:
         context = await self._context()
         self._report = context.report
+        self._give_way()
         self.log.append(ContextBuilt(context.report))
         settings = self._accepted.turn_settings.over(self._accepted.settings)
         self._rounds = Rounds(
@@ -214,16 +222,22 @@ class Generation:
                 log.warning("response_schema_violated", reply_id=str(self.log.reply_id), problem=problem)
                 raise failure(Reason.RESPONSE_SCHEMA_VIOLATED)
 
+    def _give_way(self) -> None:
+        if self._slot is not None:
+            self._slot.leave()
+
     async def _context(self) -> AssembledContext:
         """The context, once every reply before this one is finished, so that none is missing from it."""
         accepted, assembler = self._accepted, self._parts.assembler
         if accepted.parent_pending and accepted.message.parent_id is not None:
+            self._give_way()
             await self._finished(accepted.message.parent_id)
             # It may have waited long: what another process has erased meanwhile must not be in its context.
             assembler.forget(self.user_id, self.conversation_id)
         context = await assembler.assemble(self.user_id, accepted, self._pending)
         # A reply that was stopped while it waited is finished before the one that it waited for.
         while context.unfinished:
+            self._give_way()
             for reply_id in context.unfinished:
                 await self._finished(reply_id)
             context = await assembler.assemble(self.user_id, accepted)

@@ -28,6 +28,7 @@ from chatrpc.domain import (
 )
 from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
 from chatrpc.tokens import estimate_tokens
+from chatrpc.turns.admission import Slot
 from chatrpc.turns.checkpoints import checkpoint_while_running
 from chatrpc.turns.generation import Generation, TurnParts
 from chatrpc.turns.lease import ProcessLease
@@ -65,6 +66,8 @@ class Turns:
         self._logs = logs
         self._left: set[tuple[UUID, UUID]] = set()
         self._running: dict[tuple[UUID, UUID], Generation] = {}
+        # The same by the messages that they reply to: user, conversation and key.
+        self._answering: dict[tuple[UUID, UUID, str | None], Generation] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checkpoints: asyncio.Task[None] | None = None
         self._locks = Locks()
@@ -86,31 +89,43 @@ class Turns:
 
         Raises:
             NotFound, AlreadyExists, InvalidInput, Conflict, ResourceExhausted: As Transcript.append.
-            Unavailable: The database cannot be reached; the same send succeeds later, once.
+            Unavailable: The database cannot be reached, or the server is overloaded; the same send succeeds later,
+                once.
         """
-        return await self._whole(self._send(caller, message, self._parts.assembler.embed_query(message.parts)))
+        key = caller.user_id, message.conversation_id, message.client_message_id
+        # A resend of what is accepted is no new turn. Those that this process does not know of are taken for one.
+        slot = await self._parts.admission.enter(always=key in self._answering)
+        return await self._whole(self._send(caller, message, slot))
 
     async def regenerate(self, caller: Caller, asked: Regeneration) -> tuple[Accepted, ReplyReader]:
         """Begin a further reply to a message, beside those that it has; otherwise as `send`.
 
         Raises:
             NotFound, AlreadyExists, FailedPrecondition, Conflict, ResourceExhausted: As Transcript.regenerate.
-            Unavailable: The database cannot be reached; the same request succeeds later, once.
+            Unavailable: The database cannot be reached, or the server is overloaded; the same request succeeds later,
+                once.
         """
-        return await self._whole(self._accept(caller, asked, None))
+        key = caller.user_id, asked.conversation_id, asked.client_message_id
+        slot = await self._parts.admission.enter(always=key in self._answering)
+        return await self._whole(self._send(caller, asked, slot))
 
     async def _send(
-        self, caller: Caller, message: OutgoingMessage, pending: PendingQuery
+        self, caller: Caller, asked: OutgoingMessage | Regeneration, slot: Slot
     ) -> tuple[Accepted, ReplyReader]:
+        pending: PendingQuery | None = None
         try:
-            return await self._accept(caller, message, pending)
+            if isinstance(asked, OutgoingMessage):
+                pending = self._parts.assembler.embed_query(asked.parts)
+            return await self._accept(caller, asked, pending, slot)
         except BaseException:
             # Not where the sender is cancelled: the reply needs the embedding all the same.
-            pending.cancel()
+            if pending is not None:
+                pending.cancel()
+            slot.leave()
             raise
 
     async def _accept(
-        self, caller: Caller, asked: OutgoingMessage | Regeneration, pending: PendingQuery | None
+        self, caller: Caller, asked: OutgoingMessage | Regeneration, pending: PendingQuery | None, slot: Slot
     ) -> tuple[Accepted, ReplyReader]:
         user_id = caller.user_id
         # Appends to a conversation are serial in the database anyway. Here they are, too, so that nobody finds a
@@ -120,8 +135,9 @@ class Turns:
             if accepted.duplicate:
                 if pending is not None:
                     pending.cancel()
+                slot.leave()
                 return accepted, await self._attach(user_id, accepted, 0, 0)
-            running = self._start(user_id, accepted, 1, pending, asked.coalesce_window)
+            running = self._start(user_id, accepted, 1, pending, asked.coalesce_window, slot)
         if asked.busy_policy is BusyPolicy.INTERRUPT and accepted.queued:
             await self._interrupt(user_id, accepted)
         return accepted, running.read(0)
@@ -385,6 +401,7 @@ class Turns:
         attempt: int,
         pending: PendingQuery | None,
         coalesce_window: float | None,
+        slot: Slot | None = None,
     ) -> ReplyLog:
         generation = Generation(
             self._parts,
@@ -394,19 +411,24 @@ class Turns:
             held=lambda: self._lease.held,
             coalesce_window=coalesce_window,
             pending=pending,
+            slot=slot,
             finished=partial(self._finished, user_id),
         )
         key = (user_id, accepted.reply.id)
         self._running[key] = generation
+        # A regenerated reply has the key of its own request.
+        asked_by = accepted.reply.client_message_id or accepted.message.client_message_id
+        said = (user_id, accepted.message.conversation_id, asked_by)
+        self._answering[said] = generation
         if self._checkpoints is None or self._checkpoints.done():
             work = checkpoint_while_running(self._parts.transcript, self._running)
             self._checkpoints = asyncio.create_task(work, name="checkpoints")
-        task = asyncio.create_task(self._run(key, generation), name=f"reply {accepted.reply.id}")
+        task = asyncio.create_task(self._run(key, said, generation), name=f"reply {accepted.reply.id}")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return generation.log
 
-    async def _run(self, key: tuple[UUID, UUID], generation: Generation) -> None:
+    async def _run(self, key: tuple[UUID, UUID], said: tuple[UUID, UUID, str | None], generation: Generation) -> None:
         try:
             await generation.run()
         except Exception:
@@ -414,6 +436,8 @@ class Turns:
         finally:
             if self._running.get(key) is generation:
                 del self._running[key]
+            if self._answering.get(said) is generation:
+                del self._answering[said]
             if generation.left_behind:
                 self._left.add(key)
             self._logs.close(generation.log)

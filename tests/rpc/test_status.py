@@ -64,6 +64,7 @@ RAISED: dict[Reason, ChatError] = {
         ModelRejected(Reason.MODEL_REJECTED, "Remedy."),
         Unavailable(Reason.DATABASE_UNAVAILABLE, "Remedy."),
         Unavailable(Reason.SERVER_DRAINING, "Remedy."),
+        Unavailable(Reason.SERVER_OVERLOADED, "Remedy."),
         Unavailable(Reason.TURN_TIMED_OUT, "Remedy."),
         Conflict(Reason.CONVERSATION_BUSY, "Remedy.", id="c-1"),
         FailedPrecondition(Reason.MEMORY_FIXED, "Remedy."),

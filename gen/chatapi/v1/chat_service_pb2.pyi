@@ -448,6 +448,10 @@ class GoingAway(_message.Message):
         """The token expires: open a new stream with a fresh one."""
         REASON_DRAINING: GoingAway._Reason.ValueType  # 2
         """The server drains: open a new stream now, which another server answers, and resume."""
+        REASON_IDLE: GoingAway._Reason.ValueType  # 3
+        """Nothing was said on the stream and no reply was followed on it for a long time (an hour unless configured). Open a
+        new one when there is something to say. A request that comes before the deadline keeps this one open after all.
+        """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a stream ends."""
@@ -458,6 +462,10 @@ class GoingAway(_message.Message):
     """The token expires: open a new stream with a fresh one."""
     REASON_DRAINING: GoingAway.Reason.ValueType  # 2
     """The server drains: open a new stream now, which another server answers, and resume."""
+    REASON_IDLE: GoingAway.Reason.ValueType  # 3
+    """Nothing was said on the stream and no reply was followed on it for a long time (an hour unless configured). Open a
+    new one when there is something to say. A request that comes before the deadline keeps this one open after all.
+    """
 
     REASON_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int

@@ -90,7 +90,8 @@ class ChatServiceServicer:
         turns finish; cancelling the call ends only the stream, not the turns.
 
         A request that is refused is answered by TurnRejected, and the stream lives on. The stream itself ends with
-        UNAUTHENTICATED when the token expires and with UNAVAILABLE when the server drains, each announced by GoingAway.
+        UNAUTHENTICATED when the token expires, with UNAVAILABLE when the server drains and with OK when it was idle for long,
+        each announced by GoingAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,8 @@ class ChatServiceStub:
     turns finish; cancelling the call ends only the stream, not the turns.
 
     A request that is refused is answered by TurnRejected, and the stream lives on. The stream itself ends with
-    UNAUTHENTICATED when the token expires and with UNAVAILABLE when the server drains, each announced by GoingAway.
+    UNAUTHENTICATED when the token expires, with UNAVAILABLE when the server drains and with OK when it was idle for long,
+    each announced by GoingAway.
     """
     SendMessage: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]
     """One turn. The same as ChatRequest.send on Chat, for clients without bidirectional streaming. Ends after the event
@@ -110,7 +111,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     turns finish; cancelling the call ends only the stream, not the turns.
 
     A request that is refused is answered by TurnRejected, and the stream lives on. The stream itself ends with
-    UNAUTHENTICATED when the token expires and with UNAVAILABLE when the server drains, each announced by GoingAway.
+    UNAUTHENTICATED when the token expires, with UNAVAILABLE when the server drains and with OK when it was idle for long,
+    each announced by GoingAway.
     """
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """One turn. The same as ChatRequest.send on Chat, for clients without bidirectional streaming. Ends after the event
@@ -177,7 +179,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         turns finish; cancelling the call ends only the stream, not the turns.
 
         A request that is refused is answered by TurnRejected, and the stream lives on. The stream itself ends with
-        UNAUTHENTICATED when the token expires and with UNAVAILABLE when the server drains, each announced by GoingAway.
+        UNAUTHENTICATED when the token expires, with UNAVAILABLE when the server drains and with OK when it was idle for long,
+        each announced by GoingAway.
         """
 
     @_abc_1.abstractmethod

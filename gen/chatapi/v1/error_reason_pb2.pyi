@@ -183,6 +183,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
     Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
     """
+    ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 42
+    """UNAVAILABLE. The server has more to do than it can, and refuses new turns so that those that run stay quick. Come back
+    after the time in google.rpc.RetryInfo; nothing of the request was done. Running replies can be followed and stopped.
+    Sample: `{"reason": "SERVER_OVERLOADED"}`
+    """
     ERROR_REASON_MESSAGE_ERASED: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. The message was erased: there is nothing left to reply to.
     Sample: `{"reason": "MESSAGE_ERASED", "metadata": {"id": "..."}}`
@@ -358,6 +363,11 @@ Sample: `{"reason": "TOOL_CALL_NOT_PENDING", "metadata": {"call_id": "k3J9x0QaZ"
 ERROR_REASON_RESPONSE_SCHEMA_VIOLATED: ErrorReason.ValueType  # 39
 """FAILED_PRECONDITION. Of a failed reply, never of a call: its text does not obey `response_schema`. It keeps its text.
 Sample: `{"reason": "RESPONSE_SCHEMA_VIOLATED"}`
+"""
+ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 42
+"""UNAVAILABLE. The server has more to do than it can, and refuses new turns so that those that run stay quick. Come back
+after the time in google.rpc.RetryInfo; nothing of the request was done. Running replies can be followed and stopped.
+Sample: `{"reason": "SERVER_OVERLOADED"}`
 """
 ERROR_REASON_MESSAGE_ERASED: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The message was erased: there is nothing left to reply to.
