@@ -11,12 +11,14 @@ from uuid import uuid4
 from chatapi.v1.chat_service_pb2 import (
     CancelReplyRequest,
     ChatRequest,
+    ChatResponse,
     MessageAccepted,
     ReplyEvent,
     ResumeReplyRequest,
+    SubmitToolResultsRequest,
 )
 from chatapi.v1.context_report_pb2 import ContextReport
-from chatapi.v1.message_pb2 import Message, OutgoingMessage, Part, TextPart
+from chatapi.v1.message_pb2 import Message, OutgoingMessage, Part, TextPart, ToolResult
 
 from chatrpc.client.credentials import Credentials
 from chatrpc.client.errors import CallError
@@ -128,6 +130,7 @@ class Turn:
         self._sequence = after_sequence
         self._failure: CallError | None = None
         self._stream: ChatStream | None = None
+        self._submitting = asyncio.Lock()
         self._told = self._tell()
 
     def __aiter__(self) -> Self:
@@ -169,18 +172,33 @@ class Turn:
         Raises:
             CallError: The reply could not be stopped.
         """
+        request = ChatRequest(request_id=str(uuid4()), cancel=CancelReplyRequest(reply_id=self.reply_id))
+        return (await self._answer(request, "cancelled")).cancelled.stopped
+
+    async def submit(self, *results: ToolResult) -> None:
+        """Answer tool calls that events of this reply told; all of the results are taken, or none.
+
+        Raises:
+            CallError: They were refused, such as after a restart, which discards the calls before it.
+        """
+        of_reply = SubmitToolResultsRequest(reply_id=self.reply_id, results=results)
+        # The answer bears the reply's id alone, so it must be known which request it answers.
+        async with self._submitting:
+            await self._answer(ChatRequest(request_id=str(uuid4()), tool_results=of_reply), "submitted")
+
+    async def _answer(self, request: ChatRequest, kind: str) -> ChatResponse:
+        """What answers a request on the reply, which may be made twice. Raises CallError."""
         backoff = self._new_backoff()
         while True:
             # The server that generates the reply is the one that tells it.
             stream = self._stream
             if stream is None or stream.ended:
                 stream = await self._open_stream()
-            request = ChatRequest(request_id=str(uuid4()), cancel=CancelReplyRequest(reply_id=self.reply_id))
             try:
                 async with aclosing(stream.exchange(request, self.reply_id)) as responses:
                     async for response in responses:
-                        if response.WhichOneof("event") == "cancelled":
-                            return response.cancelled.stopped
+                        if response.WhichOneof("event") == kind:
+                            return response
             except CallError as error:
                 await backoff.pause(error, stream.metadata)
 

@@ -134,6 +134,8 @@ class ChatStream:
                 self._tell(response.reply.reply_id, response)
             case "cancelled":
                 self._tell(response.cancelled.reply_id, response)
+            case "submitted":
+                self._tell(response.submitted.reply_id, response)
             case "going_away":
                 # A token without a successor would end a second stream at the same instant.
                 if response.going_away.reason != GoingAway.REASON_TOKEN_EXPIRING or self._renewable:

@@ -18,7 +18,7 @@ from chatapi.v1.conversation_service_pb2_grpc import (
     ConversationServiceServicer,
     add_ConversationServiceServicer_to_server,
 )
-from chatapi.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message, Part, TextPart
+from chatapi.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message, Part, TextPart, ToolCall
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -190,6 +190,10 @@ def report(sequence: int = 1, attempt: int = 1, reply_id: str = REPLY, **fields)
 
 def delta(sequence: int, text: str, attempt: int = 1, reply_id: str = REPLY) -> pb.ReplyEvent:
     return pb.ReplyEvent(reply_id=reply_id, attempt=attempt, sequence=sequence, delta=pb.TextDelta(text=text))
+
+
+def call_of_a_tool(sequence: int, call_id: str) -> pb.ReplyEvent:
+    return pb.ReplyEvent(reply_id=REPLY, attempt=1, sequence=sequence, tool_call=ToolCall(id=call_id, name="weather"))
 
 
 def restarted(attempt: int = 2, reply_id: str = REPLY) -> pb.ReplyEvent:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from chatapi.v1 import chat_service_pb2 as pb
-from chatapi.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_FAILED, Message
+from chatapi.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_FAILED, Message, ToolResult
 from grpc import StatusCode
 
 from chatrpc.client import CallError, RetryPolicy, Turn, text_message
@@ -16,6 +16,7 @@ from tests.client.scripted import (
     PATIENCE,
     REPLY,
     Line,
+    call_of_a_tool,
     completed,
     delta,
     report,
@@ -391,6 +392,46 @@ async def test_a_stop_that_a_cut_swallowed_is_said_again() -> None:
         turn = await session.send(hello())
         stopped, _ = await asyncio.gather(turn.cancel(), turn.reply())
         assert stopped is False
+
+
+async def test_results_that_a_cut_swallowed_are_submitted_again() -> None:
+    async def first(line: Line) -> None:
+        await line.accept(await line.hear("send"))
+        await line.tell(call_of_a_tool(1, "call-1"))
+        await line.hear("tool_results")
+        await line.end()
+
+    async def second(line: Line) -> None:
+        heard = [await line.hear_any() for _ in range(2)]
+        [submitted] = [each.tool_results for each in heard if each.HasField("tool_results")]
+        assert (submitted.reply_id, [each.call_id for each in submitted.results]) == (REPLY, ["call-1"])
+        await line.say(submitted=pb.SubmitToolResultsResponse(reply_id=REPLY))
+        await line.tell(completed(2))
+        await line.closed()
+
+    async with staged(first, second) as stage, stage.client.chat() as session:
+        turn = await session.send(hello())
+        call = (await anext(turn)).tool_call
+        await asyncio.gather(turn.submit(ToolResult(call_id=call.id, content="Rain.")), turn.reply())
+
+
+async def test_results_submitted_at_once_each_hear_their_own_answer() -> None:
+    async def script(line: Line) -> None:
+        await line.accept(await line.hear("send"))
+        await line.hear("tool_results")
+        await line.say(submitted=pb.SubmitToolResultsResponse(reply_id=REPLY))
+        late = await line.hear("tool_results")
+        await line.reject(late, status(StatusCode.FAILED_PRECONDITION, "Nothing waits.", "TOOL_CALL_NOT_PENDING"))
+        await line.closed()
+
+    async with staged(script) as stage, stage.client.chat() as session:
+        turn = await session.send(hello())
+        taken, refused = await asyncio.gather(
+            turn.submit(ToolResult(call_id="call-1")), turn.submit(ToolResult(call_id="call-2")), return_exceptions=True
+        )
+        assert taken is None
+        assert isinstance(refused, CallError)
+        assert refused.reason == "TOOL_CALL_NOT_PENDING"
 
 
 async def test_stopping_an_unknown_reply_is_refused() -> None:
