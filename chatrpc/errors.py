@@ -32,6 +32,7 @@ class Reason(StrEnum):
     SEQUENCE_OUT_OF_RANGE = "SEQUENCE_OUT_OF_RANGE"
     REPLY_HELD_ELSEWHERE = "REPLY_HELD_ELSEWHERE"
     TOO_MANY_TURNS = "TOO_MANY_TURNS"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     MODEL_REJECTED = "MODEL_REJECTED"
@@ -125,8 +126,10 @@ class OutOfRange(ChatError):
 class ResourceExhausted(ChatError):
     """A limit is reached."""
 
-    def __init__(self, reason: Reason, message: str, subject: str, retry_after: float | None = None) -> None:
-        super().__init__(reason, message, subject=subject)
+    def __init__(
+        self, reason: Reason, message: str, subject: str, retry_after: float | None = None, **metadata: str
+    ) -> None:
+        super().__init__(reason, message, subject=subject, **metadata)
         self.subject = subject
         self.retry_after = retry_after
 

@@ -51,6 +51,7 @@ from chatrpc.settings import (
     EmbedderSettings,
     KnowledgeSettings,
     ModelSettings,
+    QuotaSettings,
     RedisSettings,
     ServerSettings,
     load,
@@ -100,11 +101,14 @@ class Settings:
     server: ServerSettings
     # By default, the server shares nothing with others.
     redis: RedisSettings = field(default_factory=lambda: RedisSettings(url=None))
+    quota: QuotaSettings = field(default_factory=lambda: QuotaSettings(tokens=None, turns=None))
 
     @classmethod
     def load(cls) -> Settings:
         """From the environment. Raises SettingsError."""
-        return cls(MemorySettings.load(), load(AuthSettings), load(ServerSettings), load(RedisSettings))
+        return cls(
+            MemorySettings.load(), load(AuthSettings), load(ServerSettings), load(RedisSettings), load(QuotaSettings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ class _Doors:
         self.ready = asyncio.Event()
         self.stopping = asyncio.Event()
         self.admission = Admission(settings.server.target_delay_ms / 1000, settings.memory.database.pool_size)
-        verifier = TokenVerifier(settings.auth, keys)
+        verifier = TokenVerifier(settings.auth, keys, settings.quota)
         self.server = new_grpc_server(settings.server, verifier, self.health, self.admission)
         self._not_ready = NotReady(SERVICES)
         self.server.add_generic_rpc_handlers((self._not_ready,))

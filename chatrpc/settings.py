@@ -361,6 +361,27 @@ class ServerSettings(_Section):
     embedded_worker: bool = Field(default=True, description="Whether `chatrpc serve` also does the background work.")
 
 
+class QuotaSettings(_Section):
+    """What one user may use. The windows are those of the calendar, in UTC. Usage is booked with and without limits."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATRPC_QUOTA_")
+
+    window: Literal["hour", "day", "month"] = Field(default="day", description="The time that the limits are for.")
+    tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens of prompts and completions in it, those of summaries included and those of embeddings not; "
+        "not limited where absent.",
+    )
+    turns: int | None = Field(default=None, ge=0, description="Replies in it; not limited where absent.")
+    claim: str = Field(
+        default="chatrpc_quota",
+        min_length=1,
+        description="Claim by which a token sets other limits than these, as an object or as its JSON: "
+        '{"tokens": 100000, "turns": null, "window": "day"}; what it leaves out is as set here, null is no limit.',
+    )
+
+
 class RedisSettings(_Section):
     """Redis 6.2 or later, which several server processes need to share replies; one process does without."""
 
@@ -423,6 +444,7 @@ SECTIONS: tuple[type[BaseSettings], ...] = (
     ContextSettings,
     KnowledgeSettings,
     ServerSettings,
+    QuotaSettings,
     RedisSettings,
     EdgeSettings,
     LogSettings,

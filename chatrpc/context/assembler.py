@@ -12,9 +12,10 @@ from uuid import UUID
 import structlog
 
 from chatrpc.context.budget import Material, Query
-from chatrpc.context.exchange import beside_tools
+from chatrpc.context.exchange import beside_tools, tools_tokens
 from chatrpc.context.fitting import Fitting
 from chatrpc.context.hot_path import HotPathCache
+from chatrpc.context.prompt import POLICY_TOKENS, QUERY_OVERHEAD
 from chatrpc.context.query import PendingQuery
 from chatrpc.context.retrieval import Chosen, Found, Retriever, Span, spans
 from chatrpc.context.window import keeps_enough, through
@@ -30,12 +31,14 @@ from chatrpc.domain import (
     Part,
     Path,
     Reach,
+    Reservation,
     RetrievalMode,
     RetrievalOutcome,
     TurnSettings,
     text_of,
 )
 from chatrpc.errors import NotFound
+from chatrpc.models.embedding.template import TEMPLATE_TOKENS
 from chatrpc.models.profiles import ModelProfiles
 from chatrpc.ports import Embedder
 from chatrpc.settings import ContextSettings
@@ -108,6 +111,27 @@ class ContextAssembler:
         self._model_name = model_name
         self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
         self._cache = HotPathCache(context.cache_bytes)
+
+    def reservation(self, settings: TurnSettings, tokens: int) -> Reservation:
+        """What a turn may cost, as far as that can be told before its conversation is read.
+
+        Args:
+            settings: The turn's own.
+            tokens: Of the message.
+        """
+        profile = self._profiles.of(self._model_name(settings.model))
+        declared = tools_tokens(settings.tools or (), settings.response_schema)
+        instruction = estimate_tokens(settings.system_instruction or "")
+        around = POLICY_TOKENS + QUERY_OVERHEAD
+        return Reservation(
+            prompt_tokens=tokens + instruction + declared + self._settings.hits_tokens + around,
+            most_prompt_tokens=profile.budget,
+            completion_tokens=min(settings.sampling.max_output_tokens or profile.window, profile.output_reserve),
+        )
+
+    def query_tokens(self, message: Message) -> int:
+        """Upper estimate of what the embedder reads of a message that is searched for."""
+        return min(estimate_tokens(message.text) + TEMPLATE_TOKENS, self._embedder.space.max_tokens)
 
     def embed_query(self, parts: Sequence[Part]) -> PendingQuery:
         """Start to embed a message, at best before it is appended; give the result to `assemble`, or cancel it."""

@@ -22,8 +22,11 @@ from chatrpc.db.codec import (
     usage_to_json,
 )
 from chatrpc.db.engine import Database, Params
+from chatrpc.db.quota import over_quota
 from chatrpc.db.turn_rows import REPLY, TURN, refusal, stored_turn
 from chatrpc.domain import (
+    NO_QUOTA,
+    NOTHING_RESERVED,
     Accepted,
     BusyPolicy,
     ContextReport,
@@ -33,29 +36,28 @@ from chatrpc.domain import (
     MessageState,
     OutgoingMessage,
     Part,
+    Quota,
     Regeneration,
+    Reservation,
     Role,
+    Served,
     Usage,
 )
 from chatrpc.errors import NotFound, Reason
 
 APPEND = """
-SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 LEAVE_PATH = "SELECT leave_path(%s, %s)"
-REGENERATE = "SELECT * FROM regenerate_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+REGENERATE = """
+SELECT * FROM regenerate_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
 FINISH = """
-SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 CHECKPOINT = "SELECT checkpoint_replies(%s, %s, %s, %s, %s) AS superseded"
-# The text stays, so that the reply can be ended with it.
-BEGIN_ATTEMPT = """
-UPDATE messages m SET attempt = attempt + 1, owner = %(owner)s
-WHERE user_id = %(user)s AND id = %(reply)s AND state = 'pending'
-  AND (owner = %(owner)s OR NOT EXISTS (
-      SELECT 1 FROM server_processes p WHERE p.id = m.owner AND p.lease_until > now()))
-RETURNING attempt
-"""
+BEGIN_ATTEMPT = "SELECT * FROM begin_attempt(%s, %s, %s, %s)"
+BOOK_ATTEMPT = "SELECT book_usage(%s, %s, %s, 'turn', %s, %s, %s, 0, 0)"
 CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
 PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
 OWNER = "SELECT owner FROM messages WHERE user_id = %s AND id = %s AND state = 'pending'"
@@ -70,7 +72,14 @@ WHERE m.user_id = %s AND m.id = %s
 
 @dataclass(frozen=True, slots=True)
 class FinishedReply:
-    """What an attempt at a reply came to."""
+    """What an attempt at a reply came to.
+
+    Attributes:
+        usage: None where the attempt asked no model and ends what a dead process left behind: the reply then bears what
+            was booked for that one.
+        context_tokens: What the last prompt and the reply cost together; None where there was no prompt.
+        embedding_tokens: Of the query.
+    """
 
     conversation_id: UUID
     reply: Message
@@ -81,9 +90,11 @@ class FinishedReply:
     model: str | None
     finish_reason: FinishReason
     error_reason: str | None
-    usage: Usage
+    usage: Usage | None
     delta_ends: tuple[int, ...]
     report: ContextReport | None
+    context_tokens: int | None = None
+    embedding_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +148,16 @@ class Transcript:
         actor: str | None,
         owner: UUID,
         limits: TurnLimits = UNLIMITED,
+        reservation: Reservation = NOTHING_RESERVED,
+        quota: Quota = NO_QUOTA,
     ) -> Accepted:
         """Commit a message and reserve its reply's place, or find those of an earlier send with the same key.
 
         Args:
             tokens: Upper estimate of the text's cost.
             owner: The process that will write the reply.
+            reservation: Counts against the quota until the reply is finished, and is booked if the process dies.
+            quota: The user's.
 
         Raises:
             NotFound: No such conversation or parent.
@@ -170,6 +185,7 @@ class Transcript:
             message.busy_policy is BusyPolicy.REJECT,
             limits.queue,
             limits.pending,
+            *_quota_params(reservation, quota),
         )
         if message.at_root:
             row = await self._append_at_root(user_id, conversation_id, params)
@@ -178,6 +194,8 @@ class Transcript:
         assert row is not None  # A function with OUT parameters returns one row.
         if row["outcome"] == "duplicate":
             return await self._accepted_before(user_id, conversation_id, row["message_id"])
+        if row["outcome"] == "over_quota":
+            raise over_quota(quota, row["quota"])
         if row["outcome"] != "accepted":
             raise refusal(row["outcome"], conversation_id, message.parent_id, message.client_message_id, limits)
         stored = Message(
@@ -232,12 +250,21 @@ class Transcript:
             return row
 
     async def regenerate(
-        self, user_id: UUID, asked: Regeneration, *, owner: UUID, limits: TurnLimits = UNLIMITED
+        self,
+        user_id: UUID,
+        asked: Regeneration,
+        *,
+        owner: UUID,
+        limits: TurnLimits = UNLIMITED,
+        reservation: Reservation = NOTHING_RESERVED,
+        quota: Quota = NO_QUOTA,
     ) -> Accepted:
         """Reserve the place of a further reply to a message, or find that of an earlier request with the same key.
 
         Args:
             owner: The process that will write the reply.
+            reservation: Counts against the quota until the reply is finished, and is booked if the process dies.
+            quota: The user's.
 
         Raises:
             NotFound: No such conversation or message.
@@ -259,6 +286,7 @@ class Transcript:
             asked.busy_policy is BusyPolicy.REJECT,
             limits.queue,
             limits.pending,
+            *_quota_params(reservation, quota),
         )
         placed = (user_id, reply_id)
         [row], turns, replies = await self._database.query(
@@ -266,6 +294,8 @@ class Transcript:
         )
         if row["outcome"] == "duplicate":
             return await self.turn(user_id, row["reply_id"])
+        if row["outcome"] == "over_quota":
+            raise over_quota(quota, row["quota"])
         if row["outcome"] != "accepted":
             raise refusal(row["outcome"], conversation_id, asked.message_id, asked.client_message_id, limits)
         return stored_turn(
@@ -298,16 +328,31 @@ class Transcript:
             raise NotFound(Reason.REPLY_NOT_FOUND, "reply", str(reply_id))
         return stored_turn(turns[0], replies[0], duplicate=True)
 
-    async def begin_attempt(self, user_id: UUID, reply_id: UUID, owner: UUID) -> int | None:
-        """Start a new attempt at a pending reply whose process is gone (or is `owner` itself).
+    async def begin_attempt(
+        self, user_id: UUID, reply_id: UUID, owner: UUID, served: Served | None = None
+    ) -> int | None:
+        """Start a new attempt at a pending reply whose process is gone (or is `owner` itself), and book the one before.
+
+        Args:
+            served: Of an attempt of `owner` itself, if it asked a model. Of a dead process's, what was reserved is
+                booked.
 
         Returns:
             Its number, or None where the reply is finished or a living process is at work on it.
         """
-        [rows] = await self._database.query(
-            user_id, (BEGIN_ATTEMPT, {"user": user_id, "reply": reply_id, "owner": owner})
-        )
-        return rows[0]["attempt"] if rows else None
+        usage = None if served is None else Jsonb({**usage_to_json(served.usage), "model": served.model})
+        row = await self._database.call(BEGIN_ATTEMPT, (user_id, reply_id, owner, usage))
+        assert row is not None  # A function with OUT parameters returns one row.
+        attempt: int | None = row["attempt"]
+        return attempt
+
+    async def book_attempt(
+        self, user_id: UUID, reply_id: UUID, attempt: int, conversation_id: UUID, served: Served
+    ) -> None:
+        """Book what an attempt used that may not finish its reply, unless whoever took the reply over has done so."""
+        usage = Jsonb(usage_to_json(served.usage))
+        statement = BOOK_ATTEMPT, (user_id, reply_id, attempt, conversation_id, served.model, usage)
+        await self._database.query(user_id, statement)
 
     async def claim_abandoned(self, owner: UUID, limit: int) -> list[Claim]:
         """Start a new attempt at pending replies of any users whose processes are gone, for a process with a lease."""
@@ -363,9 +408,11 @@ class Transcript:
                 finished.model,
                 finished.finish_reason.value,
                 finished.error_reason,
-                Jsonb(usage_to_json(finished.usage)),
+                None if finished.usage is None else Jsonb(usage_to_json(finished.usage)),
                 list(finished.delta_ends),
                 None if finished.report is None else report_to_json(finished.report),
+                finished.context_tokens,
+                finished.embedding_tokens,
             ),
         )
         assert row is not None  # A function with OUT parameters returns one row.
@@ -379,9 +426,20 @@ class Transcript:
             attempt=finished.attempt,
             model=finished.model,
             finish_reason=finished.finish_reason,
-            usage=finished.usage,
+            usage=Usage(**row["usage"]),
             finished_at=row["finished_at"],
             delta_ends=finished.delta_ends,
             error_reason=finished.error_reason,
         )
         return stored, row["revision_before"]
+
+
+def _quota_params(reservation: Reservation, quota: Quota) -> tuple[int | str | None, ...]:
+    return (
+        reservation.prompt_tokens,
+        reservation.most_prompt_tokens,
+        reservation.completion_tokens,
+        quota.window.value if quota.limited else None,
+        quota.tokens,
+        quota.turns,
+    )

@@ -51,8 +51,21 @@ from chatrpc.domain.message import (
     texts_of,
 )
 from chatrpc.domain.turn import Accepted, BusyPolicy, OutgoingMessage, Regeneration
+from chatrpc.domain.usage import (
+    NO_QUOTA,
+    NOTHING_RESERVED,
+    DayUsage,
+    Quota,
+    QuotaWindow,
+    Reservation,
+    Served,
+    UsageKind,
+    WindowUsage,
+)
 
 __all__ = [
+    "NOTHING_RESERVED",
+    "NO_QUOTA",
     "Accepted",
     "AssembledContext",
     "BusyPolicy",
@@ -63,6 +76,7 @@ __all__ = [
     "ContextReport",
     "Conversation",
     "ConversationMemory",
+    "DayUsage",
     "Document",
     "DocumentState",
     "DropReason",
@@ -81,13 +95,17 @@ __all__ = [
     "Part",
     "Path",
     "PromptMessage",
+    "Quota",
+    "QuotaWindow",
     "Reach",
     "Regeneration",
+    "Reservation",
     "RetrievalMode",
     "RetrievalOutcome",
     "Role",
     "Sampling",
     "Section",
+    "Served",
     "Summary",
     "TextPart",
     "Tool",
@@ -97,7 +115,9 @@ __all__ = [
     "ToolResultPart",
     "TurnSettings",
     "Usage",
+    "UsageKind",
     "VerbatimRef",
+    "WindowUsage",
     "text_of",
     "texts_of",
 ]

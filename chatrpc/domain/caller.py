@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from chatrpc.domain.usage import NO_QUOTA, Quota
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -17,6 +19,7 @@ class Caller:
         actor: The token's own subject where it acts for somebody else, else None.
         scopes: Scopes of the token.
         expires_at: Seconds since the epoch at which the token ends.
+        quota: What the user may use: the settings' limits, or the token's own.
     """
 
     user_id: UUID
@@ -25,3 +28,4 @@ class Caller:
     actor: str | None
     scopes: frozenset[str]
     expires_at: float
+    quota: Quota = NO_QUOTA

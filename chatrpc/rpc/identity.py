@@ -18,10 +18,11 @@ from jose import jwt
 from jose.exceptions import ExpiredSignatureError, JOSEError
 from jose.utils import base64url_decode, base64url_encode
 
-from chatrpc.domain import Caller
+from chatrpc.domain import NO_QUOTA, Caller, Quota
 from chatrpc.errors import InvalidInput, PermissionDenied, Reason, Unauthenticated
 from chatrpc.rpc.jwks import ALGORITHMS, KeySet, VerificationKey
-from chatrpc.settings import AuthSettings
+from chatrpc.rpc.quota_claim import quota_of
+from chatrpc.settings import AuthSettings, QuotaSettings
 
 AUTHORIZATION = "authorization"
 ON_BEHALF_OF = "x-chatrpc-on-behalf-of"
@@ -59,18 +60,28 @@ class _Verified:
     subject: str
     scopes: frozenset[str]
     expires_at: float
+    quota: Quota
 
 
 class TokenVerifier:
     """Verifies access tokens of one issuer.
 
     Args:
+        quota: What each user may use whose token does not say otherwise; None limits nobody.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, settings: AuthSettings, keys: KeySet, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: AuthSettings,
+        keys: KeySet,
+        quota: QuotaSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
         self._keys = keys
+        self._quota = quota
         self._clock = clock
         self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
 
@@ -110,6 +121,8 @@ class TokenVerifier:
             actor=actor,
             scopes=verified.scopes,
             expires_at=verified.expires_at,
+            # Of a service that acts for users, what its token says holds for each of them.
+            quota=verified.quota,
         )
 
     async def _verify_token(self, token: str) -> _Verified:
@@ -186,7 +199,11 @@ class TokenVerifier:
             expires_at = float(expires) + LEEWAY
         except OverflowError:
             raise _invalid("its exp claim is out of range") from None
-        return _Verified(key, subject, _scopes(claims), expires_at)
+        try:
+            quota = NO_QUOTA if self._quota is None else quota_of(self._quota, claims)
+        except ValueError as error:
+            raise _invalid(str(error)) from None
+        return _Verified(key, subject, _scopes(claims), expires_at, quota)
 
 
 def _bearer(authorization: str | None) -> str:

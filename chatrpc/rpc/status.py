@@ -74,9 +74,12 @@ def _resource(error: NotFound | AlreadyExists) -> Iterator[ProtoMessage]:
 
 
 def _quota(error: ResourceExhausted) -> Iterator[ProtoMessage]:
-    yield QuotaFailure(
-        violations=[QuotaFailure.Violation(subject=_cut(error.subject), description=_cut(error.message))]
-    )
+    violation = QuotaFailure.Violation(subject=_cut(error.subject), description=_cut(error.message))
+    if error.reason is Reason.QUOTA_EXCEEDED:
+        violation.quota_metric = error.metadata["metric"]
+        violation.quota_id = f"{error.metadata['metric']}-per-{error.metadata['window']}"
+        violation.quota_value = int(error.metadata["limit"])
+    yield QuotaFailure(violations=[violation])
     if error.retry_after is not None:
         yield _retry(error.retry_after)
 

@@ -22,6 +22,7 @@ from chatrpc.domain import (
     Message,
     MessageState,
     Part,
+    Served,
     ToolCallPart,
     ToolResultPart,
     Usage,
@@ -118,6 +119,11 @@ class Generation:
     def left_behind(self) -> bool:
         """Whether it has ended without an end of the reply. Somebody else may be at work on it by now, or nobody."""
         return self.log.broken is not None
+
+    @property
+    def served(self) -> Served:
+        """What the attempt has been served so far."""
+        return Served(self._model_name(), self._usage())
 
     def cancel(self) -> None:
         """Stop the model; the text so far is stored."""
@@ -292,6 +298,8 @@ class Generation:
             usage=self._usage(),
             delta_ends=tuple(self._content.delta_ends),
             report=self._report,
+            context_tokens=self._context_tokens(),
+            embedding_tokens=self._embedding_tokens(),
         )
         written = await self._written(finished)
         if written is None:
@@ -316,6 +324,14 @@ class Generation:
                     raise
             await asyncio.sleep(pause)
 
+    def _context_tokens(self) -> int | None:
+        if self._report is None:
+            return None
+        return sum(self._report.section_tokens.values()) + parts_tokens(self._content.parts)
+
+    def _embedding_tokens(self) -> int:
+        return 0 if self._report is None else self._parts.assembler.query_tokens(self._accepted.message)
+
     def _model_name(self) -> str | None:
         answered = None if self._rounds is None else self._rounds.model
         return answered or (None if self._report is None else self._report.model)
@@ -323,10 +339,10 @@ class Generation:
     def _usage(self) -> Usage:
         """What the provider told, and an estimate of what it did not get to tell."""
         rounds = self._rounds
-        if rounds is not None and rounds.usage is not None and not rounds.asking:
-            return rounds.usage
-        prompt_tokens = sum(self._report.section_tokens.values()) if self._report is not None else 0
         told = Usage() if rounds is None or rounds.usage is None else rounds.usage
-        exchange = 0 if rounds is None else rounds.exchange_tokens
+        if rounds is None or not rounds.asking:
+            return told
+        prompt_tokens = sum(self._report.section_tokens.values()) if self._report is not None else 0
         written = estimate_tokens(self._content.last_text)
-        return told + Usage(prompt_tokens + max(exchange - written, 0), completion_tokens=written, estimated=True)
+        exchange = max(rounds.exchange_tokens - written, 0)
+        return told + Usage(prompt_tokens + exchange, completion_tokens=written, estimated=True)

@@ -24,7 +24,7 @@ from chatrpc.domain import (
     TurnSettings,
     Usage,
 )
-from chatrpc.errors import Reason
+from chatrpc.errors import ChatError, Reason
 from chatrpc.ports import ChatModel, ModelFinished, ModelRequest, TextDelta, ToolCalled
 from chatrpc.schemas import Schema, parse_json
 from chatrpc.turns.content import ReplyContent
@@ -65,7 +65,7 @@ class Rounds:
     Attributes:
         finish_reason, model: Of the last answer; the model is None before the first.
         usage: What all finished rounds cost.
-        asking: Whether an answer is under way, whose cost is not in `usage`.
+        asking: Whether an answer is under way, or broke off, whose cost is not in `usage`.
     """
 
     def __init__(
@@ -161,6 +161,10 @@ class Rounds:
                     if characters > request.max_output_tokens * LONGEST_TOKEN:
                         self.finish_reason = FinishReason.LENGTH
                         return []
+        except ChatError:
+            # What failed before its first token is charged by no provider.
+            self.asking = bool(characters or calls)
+            raise
         except TimeoutError:
             if not characters and not self._content.events:
                 raise failure(Reason.TURN_TIMED_OUT) from None

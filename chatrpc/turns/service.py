@@ -24,10 +24,8 @@ from chatrpc.domain import (
     OutgoingMessage,
     Regeneration,
     ToolResultPart,
-    Usage,
 )
 from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
-from chatrpc.tokens import estimate_tokens
 from chatrpc.turns.admission import Slot
 from chatrpc.turns.checkpoints import checkpoint_while_running
 from chatrpc.turns.generation import Generation, TurnParts
@@ -64,7 +62,8 @@ class Turns:
         self._stored = stored
         self._lease = lease
         self._logs = logs
-        self._left: set[tuple[UUID, UUID]] = set()
+        # With the last attempts at them here that may have asked a model, so that those can be booked.
+        self._left: dict[tuple[UUID, UUID], Generation | None] = {}
         self._running: dict[tuple[UUID, UUID], Generation] = {}
         # The same by the messages that they reply to: user, conversation and key.
         self._answering: dict[tuple[UUID, UUID, str | None], Generation] = {}
@@ -145,10 +144,25 @@ class Turns:
     async def _append(self, caller: Caller, asked: OutgoingMessage | Regeneration) -> Accepted:
         transcript, limits = self._parts.transcript, self._parts.limits
         if isinstance(asked, Regeneration):
-            return await transcript.regenerate(caller.user_id, asked, owner=self._owner(), limits=limits)
+            reservation = self._parts.assembler.reservation(asked.settings, 0)
+            return await transcript.regenerate(
+                caller.user_id,
+                asked,
+                owner=self._owner(),
+                limits=limits,
+                reservation=reservation,
+                quota=caller.quota,
+            )
         tokens = parts_tokens(asked.parts)
         accepted = await transcript.append(
-            caller.user_id, asked, tokens=tokens, actor=caller.actor, owner=self._owner(), limits=limits
+            caller.user_id,
+            asked,
+            tokens=tokens,
+            actor=caller.actor,
+            owner=self._owner(),
+            limits=limits,
+            reservation=self._parts.assembler.reservation(asked.settings, tokens),
+            quota=caller.quota,
         )
         self._parts.assembler.appended(caller.user_id, accepted)
         return accepted
@@ -239,7 +253,7 @@ class Turns:
             reply = (await self._parts.transcript.turn(user_id, accepted.reply.id)).reply
             if reply.state.finished:
                 return False
-            attempt = await self._parts.transcript.begin_attempt(user_id, reply.id, self._owner())
+            attempt = await self._begin_attempt((user_id, reply.id))
             if attempt is None:
                 owner = await self._parts.transcript.owner(user_id, reply.id)
                 if owner is not None and not await self._logs.cancel(owner, user_id, reply.id):
@@ -272,7 +286,7 @@ class Turns:
             model=None,
             finish_reason=reason,
             error_reason=None,
-            usage=Usage(completion_tokens=estimate_tokens(reply.text), estimated=True),
+            usage=None,
             delta_ends=reply.delta_ends,
             report=None,
         )
@@ -285,7 +299,7 @@ class Turns:
             for event in replay(written[0], None):
                 log.append(event.event)
         except ChatError as error:
-            self._left.add((user_id, reply.id))
+            self._left[user_id, reply.id] = None
             log.break_off(error)
             raise
         finally:
@@ -324,15 +338,24 @@ class Turns:
         """Attempt anew what this process could not finish, while the database was away for instance, or because it was
         not sure of its lease. What another process has taken over is left to that one."""
         for key in list(self._left):
-            user_id, reply_id = key
-            self._left.discard(key)
             try:
-                attempt = await self._parts.transcript.begin_attempt(user_id, reply_id, self._owner())
+                attempt = await self._begin_attempt(key)
             except Unavailable:
-                self._left.add(key)
                 return
             if attempt is not None:
-                await self.take_over(Claim(user_id, reply_id, attempt), interrupt=interrupt)
+                await self.take_over(Claim(*key, attempt), interrupt=interrupt)
+
+    async def _begin_attempt(self, key: tuple[UUID, UUID]) -> int | None:
+        """As Transcript.begin_attempt, telling what the attempt before was served if it was this process's own."""
+        before = self._left.get(key)
+        served = None if before is None else before.served
+        transcript = self._parts.transcript
+        attempt = await transcript.begin_attempt(*key, self._owner(), served)
+        if attempt is None and before is not None:
+            # Whoever took it over has booked it, but not whoever erased it.
+            await transcript.book_attempt(*key, before.log.attempt, before.conversation_id, before.served)
+        self._left.pop(key, None)
+        return attempt
 
     async def take_over(self, claim: Claim, *, interrupt: bool) -> None:
         """Generate a reply anew whose attempt has begun, or end it with the text that is stored.
@@ -357,7 +380,7 @@ class Turns:
                 else:
                     self._start(claim.user_id, accepted, claim.attempt, None, None)
         except Unavailable:
-            self._left.add(key)
+            self._left[key] = None
 
     def cancel_conversation(self, user_id: UUID, conversation_id: UUID) -> None:
         """Stop all replies of a conversation that this process generates."""
@@ -439,7 +462,7 @@ class Turns:
             if self._answering.get(said) is generation:
                 del self._answering[said]
             if generation.left_behind:
-                self._left.add(key)
+                self._left[key] = generation
             self._logs.close(generation.log)
 
     async def _attach(self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int) -> ReplyReader:
@@ -453,7 +476,7 @@ class Turns:
             running.supersede()
         if accepted.reply.state.finished:
             return await self._replayed(user_id, accepted.reply, attempt, after_sequence)
-        begun = await self._parts.transcript.begin_attempt(user_id, reply_id, self._owner())
+        begun = await self._begin_attempt((user_id, reply_id))
         # The reply was read before the lock was held, so it is read again.
         current = await self._parts.transcript.turn(user_id, reply_id)
         if begun is not None:

@@ -24,6 +24,7 @@ DECLARE
     reply_sequence bigint;
     reserved integer;
     used jsonb := p_usage || jsonb_build_object('embedding_tokens', p_embedding_tokens);
+    borne jsonb := p_usage;
     report jsonb := p_report;
     quoted uuid[];
     places uuid[];
@@ -69,11 +70,16 @@ BEGIN
         RETURN;
     END IF;
 
+    IF p_usage IS NULL THEN
+        SELECT jsonb_build_object('prompt_tokens', e.prompt_tokens, 'cached_tokens', e.cached_tokens,
+                                  'completion_tokens', e.completion_tokens, 'estimated', e.estimated) INTO borne
+        FROM usage_entries e WHERE e.user_id = p_user AND e.id = p_reply AND e.attempt = p_attempt - 1;
+    END IF;
     finished_at := now();
     UPDATE messages m SET
         state = p_state, parts = p_parts, tokens = p_tokens, model = p_model, finish_reason = p_finish_reason,
         error_reason = p_error_reason,
-        usage = coalesce(p_usage, reservation(m.reserved_prompt_tokens, m.reserved_completion_tokens)),
+        usage = coalesce(borne, reservation(m.reserved_prompt_tokens, m.reserved_completion_tokens)),
         delta_ends = p_delta_ends, finished_at = finish_reply.finished_at, owner = NULL
     WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt
     RETURNING m.sequence, m.usage, coalesce(m.reserved_prompt_tokens + m.reserved_completion_tokens, 0)

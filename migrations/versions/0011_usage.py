@@ -16,7 +16,12 @@ SERVER_ROLE = "chatrpc_server"
 OF_A_USER = ("usage_entries", "usage_hours")
 NEW = ("book_usage", "reservation", "over_quota", "begin_attempt")
 # Each with its version and the one before. A server of the release before calls the new ones with fewer arguments.
-CHANGED = {"append_message": (4, 3), "finish_reply": (3, 2), "claim_abandoned_replies": (2, 1)}
+CHANGED = {
+    "append_message": (4, 3),
+    "finish_reply": (3, 2),
+    "claim_abandoned_replies": (2, 1),
+    "regenerate_reply": (2, 1),
+}
 # It runs as the schema's owner, whom row-level security does not bind.
 OF_ANY_USER = "claim_abandoned_replies"
 # Of the versions before, whose files set what the session has set since 0009.

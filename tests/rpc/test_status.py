@@ -59,6 +59,7 @@ RAISED: dict[Reason, ChatError] = {
         OutOfRange(Reason.SEQUENCE_OUT_OF_RANGE, "Remedy."),
         Unavailable(Reason.REPLY_HELD_ELSEWHERE, "Remedy."),
         ResourceExhausted(Reason.TOO_MANY_TURNS, "Remedy.", "stream"),
+        ResourceExhausted(Reason.QUOTA_EXCEEDED, "Remedy.", "user", 60.0, metric="tokens", limit="9", window="day"),
         ResourceExhausted(Reason.MESSAGE_TOO_LARGE, "Remedy.", "request"),
         Unavailable(Reason.MODEL_UNAVAILABLE, "Remedy."),
         ModelRejected(Reason.MODEL_REJECTED, "Remedy."),
@@ -141,6 +142,20 @@ def test_an_exhausted_resource_names_the_quota_and_the_wait_where_it_is_known() 
     assert detail(status, RetryInfo) is None
     waiting = status_of(ResourceExhausted(Reason.TOO_MANY_TURNS, "Wait.", "stream", retry_after=1))
     assert detail(waiting, RetryInfo).retry_delay.ToMilliseconds() == 1000
+
+
+def test_a_used_up_quota_is_named_with_its_limit() -> None:
+    error = ResourceExhausted(
+        Reason.QUOTA_EXCEEDED, "Wait.", "user", 60.0, metric="tokens", limit="1000", used="990", window="day"
+    )
+    [violation] = detail(status_of(error), QuotaFailure).violations
+    assert (violation.subject, violation.quota_metric, violation.quota_id, violation.quota_value) == (
+        "user",
+        "tokens",
+        "tokens-per-day",
+        1000,
+    )
+    assert detail(status_of(error), ErrorInfo).metadata["used"] == "990"
 
 
 @pytest.mark.parametrize(

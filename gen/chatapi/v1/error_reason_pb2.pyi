@@ -89,6 +89,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     one to finish. The subject is `stream`, `user` or `conversation`.
     Sample: `{"reason": "TOO_MANY_TURNS", "metadata": {"subject": "stream"}}`
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 43
+    """RESOURCE_EXHAUSTED. The message does not fit into what is left of the user's quota; nothing of it was stored.
+    google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again. A resend of an accepted
+    message is never refused.
+    Sample: `{"reason": "QUOTA_EXCEEDED", "metadata": {"subject": "user", "metric": "tokens", "limit": "100000", "used":
+    "97210", "reserved": "0", "window": "day"}}`
+    """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 17
     """RESOURCE_EXHAUSTED. The request is larger than the server reads.
     Sample: `{"reason": "MESSAGE_TOO_LARGE"}`
@@ -269,6 +276,13 @@ ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 16
 """RESOURCE_EXHAUSTED. The stream or the user runs as many turns as it may, or the conversation queues as many; wait for
 one to finish. The subject is `stream`, `user` or `conversation`.
 Sample: `{"reason": "TOO_MANY_TURNS", "metadata": {"subject": "stream"}}`
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 43
+"""RESOURCE_EXHAUSTED. The message does not fit into what is left of the user's quota; nothing of it was stored.
+google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again. A resend of an accepted
+message is never refused.
+Sample: `{"reason": "QUOTA_EXCEEDED", "metadata": {"subject": "user", "metric": "tokens", "limit": "100000", "used":
+"97210", "reserved": "0", "window": "day"}}`
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 17
 """RESOURCE_EXHAUSTED. The request is larger than the server reads.

@@ -1,0 +1,37 @@
+"""A refusal for want of quota, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from chatrpc.domain import Quota
+from chatrpc.errors import Reason, ResourceExhausted
+
+
+def over_quota(quota: Quota, found: Mapping[str, float]) -> ResourceExhausted:
+    """The error for what the SQL function `over_quota` found against a turn."""
+    retry_after = found["retry_after"]
+    used, reserved, needed = found["tokens"], found["reserved_tokens"], found["needed_tokens"]
+    if quota.tokens is not None and used + reserved + needed > quota.tokens:
+        metric, limit = "tokens", quota.tokens
+        sentence = (
+            f"The user may use {limit} tokens a {quota.window}; {used} are used, {reserved} are reserved for replies "
+            f"that are not finished, and the message needs {needed}"
+        )
+    else:
+        assert quota.turns is not None  # There is no other limit.
+        metric, limit, used, reserved = "turns", quota.turns, found["turns"], found["running_turns"]
+        sentence = f"The user may have {limit} replies a {quota.window}; {used} are finished and {reserved} running"
+    renewed = datetime.now(UTC) + timedelta(seconds=retry_after)
+    return ResourceExhausted(
+        Reason.QUOTA_EXCEEDED,
+        f"{sentence}. Try again at {renewed:%Y-%m-%d %H:%M:%S} UTC.",
+        subject="user",
+        retry_after=retry_after,
+        metric=metric,
+        limit=str(limit),
+        used=str(used),
+        reserved=str(reserved),
+        window=quota.window.value,
+    )
