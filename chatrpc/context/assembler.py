@@ -21,6 +21,7 @@ from chatrpc.context.retrieval import Chosen, Found, Retriever, Span, spans
 from chatrpc.context.window import keeps_enough, through
 from chatrpc.db.recall import Recall
 from chatrpc.db.search import Query as SearchQuery
+from chatrpc.db.search import moment
 from chatrpc.domain import (
     Accepted,
     AssembledContext,
@@ -111,6 +112,11 @@ class ContextAssembler:
         self._model_name = model_name
         self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
         self._cache = HotPathCache(context.cache_bytes)
+
+    @property
+    def keep(self) -> int:
+        """Messages of a path that no summary may cover."""
+        return self._settings.hot_path
 
     def reservation(self, settings: TurnSettings, tokens: int) -> Reservation:
         """What a turn may cost, as far as that can be told before its conversation is read.
@@ -232,7 +238,7 @@ class ContextAssembler:
 
     def _keep(self, request: _Request) -> int:
         """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
-        return self._settings.hot_path - (request.query.id is None)
+        return self.keep - (request.query.id is None)
 
     async def _search(self, request: _Request, hot: HotPath, deadline: float) -> Found | None:
         """The warm way: the hot path is here."""
@@ -302,6 +308,7 @@ class ContextAssembler:
                     limit=request.hits,
                     spans=request.spans,
                     verbatim_ids={message.id for message in hot.messages},
+                    verbatim_places={(moment(message.created_at), message.depth) for message in hot.messages},
                     verbatim_texts=[request.query.text, *before],
                     tokens=request.hits_tokens,
                 )

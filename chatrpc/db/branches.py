@@ -1,15 +1,21 @@
-"""The branches of conversations: which messages stand beside each other, and which path is the active one."""
+"""The branches of conversations: what stands beside what, which path is the active one, and copies of paths."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
+
 from chatrpc.db.engine import Database
-from chatrpc.db.recall import CONVERSATION_COLUMNS, conversation_of
+from chatrpc.db.recall import CONVERSATION, CONVERSATION_COLUMNS, conversation_of
 from chatrpc.domain import Conversation, Message
-from chatrpc.errors import NotFound, Reason
+from chatrpc.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
+
+LONGEST_FORK = 20_000
+"""Messages that a fork copies at most. It takes some seconds, in which nothing can be said in the source."""
 
 # What stands beside another message stands where a branch begins, or right behind the place where it leaves another.
 SIBLINGS = """
@@ -29,6 +35,7 @@ GROUP BY m.parent_id HAVING count(*) > 1
 ORDER BY min(m.sequence)
 """
 SWITCH = "SELECT * FROM switch_branch(%s, %s)"
+FORK = "SELECT * FROM fork_conversation(%s, %s, %s, %s, %s, %s::integer, %s::integer)"
 OF_MESSAGE = f"""
 SELECT {CONVERSATION_COLUMNS} FROM messages m
 JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
@@ -45,7 +52,7 @@ class Siblings:
 
 
 class Branches:
-    """Reads and switches branches."""
+    """Reads, switches and forks branches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -71,4 +78,48 @@ class Branches:
         _, rows = await self._database.query(user_id, (SWITCH, of_message), (OF_MESSAGE, of_message))
         if not rows:
             raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
+        return conversation_of(rows[0])
+
+    async def fork(self, user_id: UUID, message_id: UUID, *, request_id: str | None, keep: int) -> Conversation:
+        """Begin a conversation with copies of the path to a message, or return that of an earlier request with the same
+        id.
+
+        Args:
+            keep: Messages that a summary must leave word for word, so that one is copied that serves.
+
+        Raises:
+            NotFound: No such message.
+            FailedPrecondition: A reply on the path is not finished.
+            AlreadyExists: The request id was used for something else.
+            ResourceExhausted: The path is too long.
+        """
+        digest = hashlib.sha256(b"fork " + message_id.bytes).digest()
+        params = (user_id, message_id, uuid7(), request_id, digest, keep, LONGEST_FORK)
+        row = await self._database.call(FORK, params)
+        assert row is not None  # A function with OUT parameters returns one row.
+        match row["outcome"]:
+            case "no_message":
+                raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
+            case "unfinished":
+                raise FailedPrecondition(
+                    Reason.REPLY_UNFINISHED,
+                    "A reply on the path to the message is not finished; wait for it, or stop it.",
+                    id=str(row["unfinished"]),
+                )
+            case "too_long":
+                raise ResourceExhausted(
+                    Reason.MESSAGE_TOO_LARGE,
+                    f"More than {LONGEST_FORK} messages lead to the message; fork from an earlier one.",
+                    subject="conversation",
+                )
+            case "reused":
+                raise AlreadyExists(
+                    Reason.REQUEST_ID_REUSED,
+                    "conversation",
+                    str(request_id),
+                    f"request_id {request_id!r} was used for another conversation; choose a new one.",
+                )
+        [rows] = await self._database.query(user_id, (CONVERSATION, (user_id, row["conversation"])))
+        if not rows:
+            raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(row["conversation"]))
         return conversation_of(rows[0])

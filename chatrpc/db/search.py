@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,7 @@ POOL = (
 TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::smallint[])"
 # PostgreSQL counts microseconds from the beginning of 2000.
 _EPOCH = 946_684_800.0
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 _SHIFTS = 3 * np.arange(8, dtype=np.int32)
 
 
@@ -44,6 +45,11 @@ class Source(IntEnum):
 
     MESSAGE = 0
     CHUNK = 1
+
+
+def moment(at: datetime) -> float:
+    """A time as in `Pool.created`, to the last bit."""
+    return (at - _BEGINNING) // timedelta(microseconds=1) / 1e6 + _EPOCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,17 @@ class ConversationServicer(ConversationServiceServicer):
         conversation = await self._conversations.branches.switch(current_caller().user_id, UUID(request.message_id))
         return pb.SwitchBranchResponse(conversation=conversation_to_proto(conversation))
 
+    async def ForkConversation(
+        self, request: pb.ForkConversationRequest, context: _Context
+    ) -> pb.ForkConversationResponse:
+        conversation = await self._conversations.branches.fork(
+            current_caller().user_id,
+            UUID(request.message_id),
+            request_id=request.request_id or None,
+            keep=self._assembler.keep,
+        )
+        return pb.ForkConversationResponse(conversation=conversation_to_proto(conversation))
+
     async def GetContextReport(
         self, request: pb.GetContextReportRequest, context: _Context
     ) -> pb.GetContextReportResponse:

@@ -11,7 +11,7 @@ revision = "0010"
 down_revision = "0009"
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
-ADDED = ("mark_active", "regenerate_reply", "leave_path", "switch_branch")
+ADDED = ("mark_active", "regenerate_reply", "leave_path", "switch_branch", "new_id", "fork_conversation")
 # Replaced by their second versions.
 CHANGED = ("erase_message",)
 

@@ -173,3 +173,56 @@ async def test_a_running_reply_runs_on_while_another_path_is_taken(stage: Stage)
     async with asyncio.timeout(PATIENCE):
         await said(stage, conversation, "More.", "three")
     assert await texts(stage, conversation) == ["Hi.", "one", "More.", "three"]
+
+
+async def test_a_conversation_is_forked_and_both_go_on(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    await said(stage, conversation, "More.", "two")
+
+    async def fork(message_id: str, request_id: str = "", **claims: str):
+        request = pb.ForkConversationRequest(message_id=message_id, request_id=request_id)
+        return (await stage.conversations.ForkConversation(request, metadata=signed_in(**claims))).conversation
+
+    request_id = new_id()
+    made = await fork(first.reply_id, request_id)
+    assert (made.message_count, made.revision) == (2, 1)
+    assert (await fork(first.reply_id, request_id)).id == made.id
+    assert await texts(stage, made.id) == ["Hi.", "one"]
+    # The copies can be read, answered anew, and erased.
+    copies = await stage.conversations.ListMessages(
+        pb.ListMessagesRequest(conversation_id=made.id), metadata=signed_in()
+    )
+    replayed = await rest(
+        stage.chat.ResumeReply(chat_pb.ResumeReplyRequest(reply_id=made.head_message_id), metadata=signed_in())
+    )
+    assert [response.reply.WhichOneof("event") for response in replayed] == ["delta", "completed"]
+    await regenerated(stage, made.id, made.head_message_id, "three")
+    await stage.conversations.EraseMessage(
+        pb.EraseMessageRequest(message_id=copies.messages[0].id), metadata=signed_in()
+    )
+    assert await texts(stage, made.id) == ["", "three"]
+    assert await texts(stage, conversation) == ["Hi.", "one", "More.", "two"]
+
+    unanswered = await fork(first.message.id)
+    answered = await regenerated(stage, unanswered.id, unanswered.head_message_id, "four")
+    assert answered.message.id == unanswered.head_message_id
+    await said(stage, unanswered.id, "More.", "five")
+    assert await texts(stage, unanswered.id) == ["Hi.", "four", "More.", "five"]
+    listed = await stage.conversations.ListMessages(
+        pb.ListMessagesRequest(conversation_id=unanswered.id), metadata=signed_in()
+    )
+    assert not listed.siblings
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await fork(first.reply_id, sub="mallory")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_running_reply_cannot_be_forked_from(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    call = stage.chat.SendMessage(chat_pb.SendMessageRequest(message=outgoing(conversation)), metadata=signed_in())
+    accepted = (await heard(call)).accepted
+    request = pb.ForkConversationRequest(message_id=accepted.reply_id)
+    error = told(await failure(stage.conversations.ForkConversation(request, metadata=signed_in())))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLY_UNFINISHED")
+    assert error.metadata == {"id": accepted.reply_id}

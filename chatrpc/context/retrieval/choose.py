@@ -71,9 +71,18 @@ class Chosen:
 
 
 def shortlist(
-    pool: Pool, scores: Scores, *, mode: RetrievalMode, limit: int, verbatim_ids: Collection[UUID]
+    pool: Pool,
+    scores: Scores,
+    *,
+    mode: RetrievalMode,
+    limit: int,
+    verbatim_ids: Collection[UUID],
+    verbatim_places: Collection[tuple[float, int]] = (),
 ) -> list[Ranked]:
     """The best units, whose texts are needed to choose `limit` of them; none that stands verbatim in the window.
+
+    A conversation and its forks hold copies of the same messages, said at the same moment and at the same depth. They
+    must not take the places of others: of each one enters, and none whose copy stands in the window.
 
     Best by score, of equals the nearest, of those the newest; in STRICT mode by cosine, which alone decides there.
     """
@@ -83,10 +92,15 @@ def shortlist(
     rank = dense[np.argsort(-total[dense], kind="stable")]
     order = dense if mode is RetrievalMode.STRICT else rank
     rows: list[int] = []
+    copies: dict[tuple[float, ...], int] = {}
     for row in order.tolist():
         if len(rows) == limit * _PER_HIT:
             break
-        if pool.unit_id(row) not in verbatim_ids:
+        place = (float(pool.created[row]), int(pool.place[row]))
+        saying = (*place, float(pool.cosine[row]), float(pool.length[row]))
+        container = int(pool.container[row])
+        is_copy = place in verbatim_places or copies.setdefault(saying, container) != container
+        if not is_copy and pool.unit_id(row) not in verbatim_ids:
             rows.append(row)
     places = np.argsort(rank)
     return [

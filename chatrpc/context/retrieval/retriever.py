@@ -59,6 +59,7 @@ class Retriever:
         limit: int,
         spans: Sequence[Span] = (),
         verbatim_ids: Collection[UUID] = (),
+        verbatim_places: Collection[tuple[float, int]] = (),
         verbatim_texts: Sequence[str] = (),
         tokens: int | None = None,
     ) -> Chosen:
@@ -68,12 +69,20 @@ class Retriever:
             limit, verbatim_texts, tokens: As `choose`.
             spans: Times that the question names.
             verbatim_ids: Messages that stand in the window.
+            verbatim_places: Their times, by `chatrpc.db.search.moment`, and depths, by which their copies are known.
 
         Raises:
             Unavailable: The database cannot be reached.
         """
         scores = fuse(found.pool, found.query.terms, spans, self._space.floor)
-        ranked = shortlist(found.pool, scores, mode=mode, limit=limit, verbatim_ids=verbatim_ids)
+        ranked = shortlist(
+            found.pool,
+            scores,
+            mode=mode,
+            limit=limit,
+            verbatim_ids=verbatim_ids,
+            verbatim_places=verbatim_places,
+        )
         passages = await self._recall.passages(user_id, found.query, found.pool, [each.row for each in ranked])
         return choose(
             ranked,

@@ -76,6 +76,11 @@ class ConversationServiceStub:
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.FromString,
                 _registered_method=True)
+        self.ForkConversation = channel.unary_unary(
+                '/chatapi.v1.ConversationService/ForkConversation',
+                request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.FromString,
+                _registered_method=True)
         self.GetContextReport = channel.unary_unary(
                 '/chatapi.v1.ConversationService/GetContextReport',
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.GetContextReportRequest.SerializeToString,
@@ -174,6 +179,23 @@ class ConversationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkConversation(self, request, context):
+        """Begins a conversation with copies of the messages on the path to one, that one included, be it the user's or a reply;
+        what is on other branches stays behind. Title, settings, labels and memory are copied, too, and the summary, so
+        that the next reply knows as much as one in the source would. The copies are messages of their own, with the times,
+        states and contents of the originals, without keys, usage and context reports: whatever is erased in one
+        conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
+
+        A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
+        request_id returns the same conversation.
+
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
+        something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContextReport(self, request, context):
         """Returns what the model was given for a past reply.
 
@@ -234,6 +256,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.SwitchBranch,
                     request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.SerializeToString,
+            ),
+            'ForkConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkConversation,
+                    request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.SerializeToString,
             ),
             'GetContextReport': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContextReport,
@@ -464,6 +491,33 @@ class ConversationService:
             '/chatapi.v1.ConversationService/SwitchBranch',
             chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchRequest.SerializeToString,
             chatapi_dot_v1_dot_conversation__service__pb2.SwitchBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatapi.v1.ConversationService/ForkConversation',
+            chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.SerializeToString,
+            chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,19 @@ class ConversationServiceStub:
 
     Errors: NOT_FOUND.
     """
+    ForkConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ForkConversationRequest, _conversation_service_pb2.ForkConversationResponse]
+    """Begins a conversation with copies of the messages on the path to one, that one included, be it the user's or a reply;
+    what is on other branches stays behind. Title, settings, labels and memory are copied, too, and the summary, so
+    that the next reply knows as much as one in the source would. The copies are messages of their own, with the times,
+    states and contents of the originals, without keys, usage and context reports: whatever is erased in one
+    conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
+
+    A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
+    request_id returns the same conversation.
+
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
+    something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+    """
     GetContextReport: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]
     """Returns what the model was given for a past reply.
 
@@ -148,6 +161,19 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
 
     Errors: NOT_FOUND.
+    """
+    ForkConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ForkConversationRequest, _conversation_service_pb2.ForkConversationResponse]  # type: ignore[assignment]
+    """Begins a conversation with copies of the messages on the path to one, that one included, be it the user's or a reply;
+    what is on other branches stays behind. Title, settings, labels and memory are copied, too, and the summary, so
+    that the next reply knows as much as one in the source would. The copies are messages of their own, with the times,
+    states and contents of the originals, without keys, usage and context reports: whatever is erased in one
+    conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
+
+    A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
+    request_id returns the same conversation.
+
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
+    something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
     """
     GetContextReport: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]  # type: ignore[assignment]
     """Returns what the model was given for a past reply.
@@ -259,6 +285,25 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         go on from its end. A reply that is being written on another path runs on there. A repeated call changes nothing.
 
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkConversation(
+        self,
+        request: _conversation_service_pb2.ForkConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.ForkConversationResponse, _abc.Awaitable[_conversation_service_pb2.ForkConversationResponse]]:
+        """Begins a conversation with copies of the messages on the path to one, that one included, be it the user's or a reply;
+        what is on other branches stays behind. Title, settings, labels and memory are copied, too, and the summary, so
+        that the next reply knows as much as one in the source would. The copies are messages of their own, with the times,
+        states and contents of the originals, without keys, usage and context reports: whatever is erased in one
+        conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
+
+        A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
+        request_id returns the same conversation.
+
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
+        something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
         """
 
     @_abc_1.abstractmethod

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from uuid import uuid4
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -164,3 +167,25 @@ def test_ranks_are_places_among_all(cosines):
     assert [each.rank for each in best] == list(range(1, len(units) + 1))
     assert all(each.dense_rank == 1 + sum(c > units[each.row].cosine for c in cosines) for each in best)
     assert all(each.lexical_rank == 0 for each in best)
+
+
+def test_copies_of_a_message_in_other_conversations_take_one_place_and_none_beside_the_window():
+    said = far_apart((0.9, "apples"), (0.8, "pears"), (0.75, "plums"))
+    forked = [replace(unit, container=fork, id=uuid4()) for fork in (1, 2, 3) for unit in said]
+    other = replace(said[1], container=4, cosine=0.79, id=uuid4())
+    units = [*said, *forked, other]
+    found = pool(units)
+    best = shortlist(
+        found,
+        fuse(found, (), (), FLOOR),
+        mode=RetrievalMode.CALIBRATED,
+        limit=2,
+        verbatim_ids=(),
+        verbatim_places={(said[0].created, said[0].place)},
+    )
+    # A message that was said elsewhere at the same moment is no copy if it says something else.
+    assert [(units[each.row].text, each.cosine) for each in best] == [
+        ("pears", pytest.approx(0.8)),
+        ("pears", pytest.approx(0.79)),
+        ("plums", pytest.approx(0.75)),
+    ]
