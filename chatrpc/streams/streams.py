@@ -188,7 +188,11 @@ class Streams:
         self._listening = None
         awaited, self._awaited = self._awaited, {}
         for confirmed in awaited.values():
-            confirmed.cancel()
+            if not confirmed.done():
+                # Cancelled, it would look as if its waiter's own task were.
+                confirmed.set_exception(StreamsAway())
+                # Where nobody waits any more, that is nobody's trouble.
+                confirmed.exception()
         self.on_loss()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -240,6 +241,18 @@ async def test_while_redis_is_away_local_readers_go_on_and_remote_ones_are_told_
     reading = asyncio.create_task(read(again))
     pair.end(log, "whole")
     assert await reading == log.events
+
+
+async def test_a_reader_who_meets_the_loss_of_redis_is_told_to_come_again(pair: Processes, redis: RedisServer) -> None:
+    log = pair.writer.begin(USER, uuid4(), 1)
+    assert isinstance(pair.reader, SharedReplyLogs)
+    assert redis._process is not None
+    redis._process.send_signal(signal.SIGSTOP)
+    finding = asyncio.create_task(pair.reader.find(USER, log.reply_id, 1))
+    while not pair.reader._streams._awaited:
+        await asyncio.sleep(0)
+    await redis.kill()
+    assert await asyncio.wait_for(finding, PATIENCE) is None
 
 
 async def test_an_attempt_that_is_over_learns_of_it_by_what_it_writes(pair: Processes) -> None:
