@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
 import sys
 import tempfile
@@ -25,8 +24,6 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from random import Random
-
-import uvloop
 
 from bench.crash.checker import Violation, by_kind, check
 from bench.crash.clients import Person
@@ -73,12 +70,14 @@ async def run(options: argparse.Namespace, directory: Path) -> int:
 
 async def _talk(options: argparse.Namespace, history: History, stack: Stack, faults: Faults) -> None:
     """All turns, and all faults among them."""
-    left = options.turns
+    taken = 0
 
-    def take() -> bool:
-        nonlocal left
-        left -= 1
-        return bool(left >= 0)
+    async def take() -> bool:
+        nonlocal taken
+        taken += 1
+        mine = taken
+        await faults.keep_up(mine, options.turns, options.kills)
+        return bool(mine <= options.turns)
 
     people = [
         Person(
@@ -203,11 +202,10 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=1_000, help="of the provider")
     parser.add_argument("--seed", type=int, default=Random().randrange(10**6), help="of all that is drawn")
     options = parser.parse_args()
-    # gRPC would say at each start of a server that it takes no part in it.
-    os.environ["GRPC_VERBOSITY"] = "ERROR"
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="chatrpc-crash-"))
-    code = uvloop.run(run(options, directory))
+    # uvloop forks, which gRPC remarks upon at each start of a server.
+    code = asyncio.run(run(options, directory))
     if code:
         print(f"What the servers logged is kept in {directory / 'logs'}.")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
@@ -44,7 +44,7 @@ class Person:
     """One of many; talks in one conversation after the other.
 
     Args:
-        take: Asks for a turn of the run's; False where there is none left.
+        take: Waits for a turn of the run's; False where there is none left.
         doors: Envoy as `edge`, and each server itself, as `host:port`.
         pause: Seconds between two turns at most.
     """
@@ -53,7 +53,7 @@ class Person:
         self,
         history: History,
         random: Random,
-        take: Callable[[], bool],
+        take: Callable[[], Awaitable[bool]],
         doors: dict[str, str],
         token: str,
         pause: float,
@@ -93,7 +93,7 @@ class Person:
             row = self._random.randint(2, 4) if self._random.random() < IN_A_ROW else 1
             async with asyncio.TaskGroup() as turns:
                 for place in range(row):
-                    if not self._take():
+                    if not await self._take():
                         return False
                     number += 1
                     heard = asyncio.Event()

@@ -20,6 +20,8 @@ from bench.crash.stored import orphans
 
 # Of all kills, those that take both servers at once.
 BOTH = 0.1
+# Kills that may be late.
+SLACK = 3
 # Of all stalls, those that outlast a lease; and how long they and the others are, in seconds.
 LONG, LONG_STALL, SHORT_STALL = 0.15, (11.0, 16.0), (0.2, 4.0)
 # Of all stalls, those that end with the connections cut.
@@ -40,12 +42,18 @@ class Faults:
     random: Random
     counts: Counter[str] = field(default_factory=Counter)
 
+    async def keep_up(self, turn: int, turns: int, kills: int) -> None:
+        """Wait with a turn until the kills that belong before it are done: servers may start slowly."""
+        while (self.counts["kills"] + SLACK) * turns < turn * kills:  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.05)
+
     async def run(self, turns: int, kills: int, restarts: int) -> None:
         """Spread all faults over the turns; stalls and pauses come in proportion to the kills."""
         stalls, pauses = kills // 2, kills // 10
         # A database that is being restarted is not restarted.
         away = asyncio.Lock()
         async with asyncio.TaskGroup() as work:
+            self._work = work
             work.create_task(self._spread(turns, kills, self._kill))
             work.create_task(self._spread(turns, restarts, lambda: self._restart(away)))
             work.create_task(self._spread(turns, stalls, self._stall))
@@ -68,7 +76,7 @@ class Faults:
             await asyncio.sleep(0.02)
 
     async def _kill(self) -> None:
-        """Kill a server, and start it again at once; what it leaves behind is noted first."""
+        """Kill a server and start it again at once; what it leaves behind is noted."""
         first = await self._some_server()
         victims = [first]
         if self.random.random() < BOTH:
@@ -79,13 +87,15 @@ class Faults:
             victim.paused = False
             self.counts["kills"] += 1
         killed = time.monotonic()
-        starting = [asyncio.create_task(victim.start()) for victim in victims]
+        self._work.create_task(self._start(victims))
         try:
             self.history.orphans += await orphans(self.stack.postgres.server.url, leases, killed)
         except psycopg.Error:
             self.counts["kills while the database was away"] += 1
-        async with self._outage("servers", len(victims) > 1):
-            await asyncio.gather(*starting)
+
+    async def _start(self, victims: list[Server]) -> None:
+        async with self._outage("both servers", not any(server.ready for server in self.stack.servers)):
+            await asyncio.gather(*(victim.start() for victim in victims))
 
     async def _restart(self, away: asyncio.Lock) -> None:
         kind = ("redis killed", "postgres killed", "postgres ended at once")[self.counts["restarts"] % 3]

@@ -116,7 +116,7 @@ class Server:
             await asyncio.sleep(0.05)
             self._read_log()
         if not self.ready:
-            raise RuntimeError(f"A server has ended by itself; see {self.log}.")
+            raise RuntimeError(f"A server has ended by itself, with {self.process.returncode}; see {self.log}.")
 
     async def kill(self) -> set[str]:
         """End it by SIGKILL; the leases that it held."""
