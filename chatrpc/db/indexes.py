@@ -1,8 +1,8 @@
 """Indexes of single users: of those with so many passages that a pass over them all takes too long.
 
 One index of vectors for all users would cost every message of every user its upkeep, and a search by it, filtered by
-user, finds too little or takes too long. So each very large user has a partial index of vectors (HNSW) and one of terms
-(GIN) of its own, made and dropped by a command that an operator runs now and then.
+user, finds too little or takes too long. So each very large user has a partial index of vectors (HNSW) of its own, made
+and dropped by a command that an operator runs now and then.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ SELECT i.relname AS name, x.indisvalid AS valid
 FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid
 WHERE i.relnamespace = current_schema()::regnamespace AND i.relname ~ '^own_(vectors|terms)_[0-9a-f]{32}_[0-9]+$'
 """
-# The names and expressions are those that the function search_by_indexes asks for.
-KINDS = {
-    "own_vectors": "USING hnsw ((embedding::halfvec({dimension})) halfvec_ip_ops)",
-    "own_terms": "USING gin (term_places(terms)) WITH (fastupdate = off)",
-}
+# The name and the expression are those that the function search_by_vectors asks for. Indexes called own_terms_… were
+# made before there was one of all users' words; they are dropped.
+MAKE = (
+    "CREATE INDEX CONCURRENTLY {} ON {} USING hnsw ((embedding::halfvec({})) halfvec_ip_ops) "
+    "WHERE user_id = {} AND space_id = {}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _update(connection: Connection, indexed_from: int) -> Iterator[IndexChange]:
     # Workers would share the memory of the build, of which a container seldom has enough.
     cursor.execute("SET max_parallel_maintenance_workers = 0")
     users = cursor.execute(USERS, (indexed_from * KEPT_FROM,)).fetchall()
-    kept = {_name(kind, user["user_id"], user["space_id"]) for user in users for kind in KINDS}
+    kept = {_name(user["user_id"], user["space_id"]) for user in users}
     valid = set()
     for index in cursor.execute(OWN).fetchall():
         if index["name"] in kept and index["valid"]:
@@ -83,21 +84,20 @@ def _update(connection: Connection, indexed_from: int) -> Iterator[IndexChange]:
         cursor.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(index["name"])))
         yield IndexChange(index["name"], made=False)
     for user in users:
-        for kind, definition in KINDS.items():
-            name = _name(kind, user["user_id"], user["space_id"])
-            if user["passages"] < indexed_from or name in valid:
-                continue
-            cursor.execute(
-                sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} {} WHERE user_id = {} AND space_id = {}").format(
-                    sql.Identifier(name),
-                    sql.Identifier(user["partition"]),
-                    sql.SQL(definition.format(dimension=int(user["dimension"]))),
-                    sql.Literal(str(user["user_id"])),
-                    sql.Literal(user["space_id"]),
-                )
+        name = _name(user["user_id"], user["space_id"])
+        if user["passages"] < indexed_from or name in valid:
+            continue
+        cursor.execute(
+            sql.SQL(MAKE).format(
+                sql.Identifier(name),
+                sql.Identifier(user["partition"]),
+                sql.Literal(int(user["dimension"])),
+                sql.Literal(str(user["user_id"])),
+                sql.Literal(user["space_id"]),
             )
-            yield IndexChange(name, made=True)
+        )
+        yield IndexChange(name, made=True)
 
 
-def _name(kind: str, user_id: UUID, space_id: int) -> str:
-    return f"{kind}_{user_id.hex}_{space_id}"
+def _name(user_id: UUID, space_id: int) -> str:
+    return f"own_vectors_{user_id.hex}_{space_id}"

@@ -35,9 +35,7 @@ from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Columns of embeddings that its primary key includes.
-LOOKED_AT_FIRST = [
-    "conversation_id", "branch", "depth", "active", "source", "collection_id", "length", "code", "terms"
-]  # fmt: skip
+LOOKED_AT_FIRST = ["conversation_id", "branch", "depth", "active", "source", "collection_id", "code"]
 
 
 class Base(DeclarativeBase):
@@ -225,8 +223,9 @@ class EmbeddingRow(Base):
     Of a chunk, `message_id` is the chunk's id, `conversation_id` the document's, `depth` its number, and `branch` 0.
     `active` says whether other conversations may find it: whether the message lies on the active path of a remembered
     conversation. Half precision halves the row, and a table of their own keeps vectors off the messages' pages. `code`
-    holds the vector's signs; the primary key includes all that a first look reads, so that one user's passages are read
-    from neighbouring pages, wherever among other users' their rows are.
+    holds the vector's signs; the primary key includes all that a first look at many passages reads, so that one user's
+    are read from neighbouring pages, wherever among other users' their rows are. It includes no more, since the look
+    takes as long as they are wide: words, and a user's documents alone, are found by indexes of their own.
 
     Attributes:
         source: 0 for a message, 1 for a chunk (`chatrpc.db.search.Source`).
@@ -240,6 +239,19 @@ class EmbeddingRow(Base):
     __table_args__ = (
         PrimaryKeyConstraint("user_id", "space_id", "message_id", "passage", postgresql_include=LOOKED_AT_FIRST),
         Index("embeddings_place_idx", "user_id", "conversation_id", "branch", "depth"),
+        Index(
+            "embeddings_documents_idx",
+            "user_id",
+            "collection_id",
+            postgresql_include=["source"],
+            postgresql_where=sql_text("source <> 0"),
+        ),
+        Index(
+            "embeddings_terms_idx",
+            sql_text("term_keys(user_id, terms)"),
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},
+        ),
         {"postgresql_partition_by": "HASH (user_id)"},
     )
 

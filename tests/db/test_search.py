@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,11 +16,13 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pgvector import HalfVector
 
 from chatrpc.db.engine import Database
 from chatrpc.db.indexes import update_indexes
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Pool, Query, Tier, pool_call
+from chatrpc.db.search import Pool, Query, Source, Tier, array_text, pool_call
+from chatrpc.db.terms import query_places
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import Citation, Path, Role
 from chatrpc.ports import EmbeddingSpace
@@ -26,6 +30,10 @@ from tests.db.passages import DIMENSION, Expected, Maker, Row, found_terms, in_s
 from tests.db.test_transcript import append, new_conversation
 
 SPACE = EmbeddingSpace(name="test", fingerprint="f", dimension=DIMENSION, floor=0.3, max_tokens=64)
+ENTRIES = """
+SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) FROM pg_index i JOIN pg_inherits h ON h.inhrelid = i.indrelid
+WHERE h.inhparent = 'embeddings'::regclass
+"""
 PATHS: list[Path] = [(), ((0, 12),), ((0, 5), (2, 20)), ((1, 29),)]
 
 
@@ -117,9 +125,16 @@ async def test_a_search_finds_what_is_in_scope_and_nothing_else(
     conversation = conversations[0] if inside else None
     if conversation is None:
         through = ()
-    expected = Expected.of([row for row in rows if in_scope(row, user, conversation, query, through)], query)
+    found = [row for row in rows if in_scope(row, user, conversation, query, through)]
+    expected = Expected.of(found, query)
     recall = Recall(database)
     assert_is_all(await recall.pool(user, conversation, query, through), expected, query, user)
+    if not elsewhere:
+        # As if the user had far more passages than the conversation and the documents have.
+        documents = sum(row.source is Source.CHUNK for row in found)
+        covered = through[-1][1] if through else 0
+        narrow = replace(query, exact_to=covered + documents)
+        assert_is_all(await recall.pool(user, conversation, narrow, through), expected, query, user)
     coarse = await recall.pool(user, conversation, replace(query, exact_to=-1), through)
     assert coarse.tier is Tier.TWO_STAGE
     assert_are_exact(coarse, expected)
@@ -232,7 +247,7 @@ async def test_a_search_by_a_users_own_indexes_finds_the_best(
     rows += maker.conversation(maker.uuid(), rows[0].container, 30)
     await store(owner, space_id, rows)
     made = await asyncio.to_thread(lambda: list(update_indexes(database_url, 1_000)))
-    assert [change.made for change in made] == [True, True]
+    assert [change.made for change in made] == [True]
     assert await asyncio.to_thread(lambda: list(update_indexes(database_url, 1_000))) == []
 
     recall, found, wanted = Recall(database), 0, 0
@@ -254,13 +269,14 @@ async def test_a_search_by_a_users_own_indexes_finds_the_best(
     # Hardly anything that the index gives is in this scope; nothing of the scope may be missing all the same.
     narrow = maker.query(space_id, elsewhere=False, collections=[collection], **scope)
     expected = Expected.of([row for row in rows if in_scope(row, user_id, None, narrow, ())], narrow)
-    pool = await recall.pool(user_id, None, narrow, ())
+    pool = await recall.pool(user_id, None, replace(narrow, exact_to=5), ())
     assert pool.tier is Tier.TWO_STAGE
     assert {pool.unit_id(row) for row in range(len(pool))} == set(expected.cosine)
+    assert_is_all(await recall.pool(user_id, None, narrow, ()), expected, narrow, user_id)
 
     # A user who has become small needs none.
     gone = await asyncio.to_thread(lambda: list(update_indexes(database_url, 100_000)))
-    assert [change.made for change in gone] == [False, False]
+    assert [change.made for change in gone] == [False]
     without = await recall.pool(user_id, None, query, ())
     assert without.tier is Tier.TWO_STAGE
 
@@ -300,17 +316,93 @@ async def test_a_search_of_many_passages_takes_few_passes_among_many_small_users
     others = [row for _ in range(6_000) for row in maker.conversation(maker.uuid(), maker.uuid(), 1)]
     await store(owner, space_id, rows + others)
     await owner.execute("VACUUM ANALYZE embeddings")
-    query = maker.query(space_id, elsewhere=True, exact_to=100)
-    async with owner.transaction():
-        await owner.execute("SET LOCAL ROLE chatrpc_server")
-        await owner.execute(*pool_call(user_id, None, query, "{}", 0, 0))
-        cursor = await owner.execute(
-            "SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid)) FROM pg_index i "
-            "JOIN pg_inherits h ON h.inhrelid = i.indrelid WHERE h.inhparent = 'embeddings'::regclass"
-        )
-        [read] = await cursor.fetchone() or [0]
+    read = await entries_read(owner, user_id, maker.query(space_id, elsewhere=True, exact_to=100))
     # A pass for each of the hits whose neighbours are looked at would be dozens.
     assert len(rows) <= read <= 6 * len(rows)
+
+
+async def test_a_search_of_few_documents_of_a_user_of_many_passages_reads_these_alone(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(17)
+    collection = maker.uuid()
+    rows = [row for _ in range(30) for row in maker.conversation(user_id, maker.uuid(), 50)]
+    documents = [*maker.document(user_id, collection, 5), *maker.document(user_id, None, 5)]
+    others = [row for _ in range(2_000) for row in maker.conversation(maker.uuid(), maker.uuid(), 1)]
+    await store(owner, space_id, rows + documents + others)
+    await owner.execute("VACUUM ANALYZE embeddings")
+    for collections in ([collection], None):
+        query = maker.query(space_id, elsewhere=False, collections=collections, exact_to=100)
+        inside = [row for row in documents if in_scope(row, user_id, None, query, ())]
+        assert_is_all(await Recall(database).pool(user_id, None, query, ()), Expected.of(inside, query), query, user_id)
+        # Counted, and then read; each scan may look at the entry behind its last.
+        assert await entries_read(owner, user_id, query) <= 2 * len(inside) + 2
+
+
+async def entries_read(owner: psycopg.AsyncConnection[Any], user_id: UUID, query: Query) -> int:
+    """Of the indexes of passages, by one search."""
+    async with owner.transaction():
+        await owner.execute("SET LOCAL ROLE chatrpc_server")
+        # The statistics are those of the connection, until it hands them over.
+        read = []
+        for statement, arguments in ((ENTRIES, ()), pool_call(user_id, None, query, "{}", 0, 0), (ENTRIES, ())):
+            read.append(await (await owner.execute(statement, arguments)).fetchone() or (0,))
+    return int(read[-1][0] - read[0][0])
+
+
+async def test_words_that_each_stand_in_very_many_passages_find_those_that_hold_several(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(19)
+    conversation, query = maker.uuid(), maker.query(space_id, elsewhere=True, exact_to=100)
+    query = replace(query, terms=("apple", "pear"))
+    drawn = [row for row in maker.conversation(user_id, conversation, 3_000) if row.passage == 0]
+    rows = [
+        replace(row, active=True, terms=Counter(["apple"] if number % 2 else ["pear"]))
+        for number, row in enumerate(drawn)
+    ]
+    # As far away as can be, no neighbours of each other, and the last that an index of either word leads to.
+    both = [
+        replace(row, unit=uuid4(), terms=Counter(["apple", "pear"]), depth=1_000 * number, vector=-query.vector)
+        for number, row in enumerate(rows[:6], 1)
+    ]
+    await store(owner, space_id, rows + both)
+    pool = await Recall(database).pool(user_id, None, query, ())
+    assert pool.tier is Tier.TWO_STAGE
+    assert {row.unit for row in both} <= {pool.unit_id(row) for row in range(len(pool))}
+    assert pool.document_frequency.tolist() == pytest.approx([1_500, 1_500], rel=0.3)
+
+
+@pytest.mark.parametrize("bound_to", ["nobody", "another"])
+async def test_functions_that_pass_by_row_level_security_search_only_the_user_that_the_session_is_bound_to(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID, bound_to: str
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(23)
+    rows = list(maker.conversation(user_id, maker.uuid(), 5))
+    await store(owner, space_id, rows)
+    places = array_text(query_places(tuple({word for row in rows for word in row.terms})))
+    words = (
+        "SELECT * FROM search_by_words(%s, %s, NULL, '{}', 0, %s::smallint, %s::integer[], NULL, "
+        "term_digits(%s::integer[]), true, NULL, 100)"
+    )
+    vectors = "SELECT * FROM search_by_vectors(%s, %s, NULL, '{}', 0, %s, %s::smallint, true, NULL, 100, 100)"
+    vector = HalfVector(rows[0].vector)
+    calls: list[tuple[str, Callable[[UUID], tuple[Any, ...]]]] = [
+        (words, lambda shared: (user_id, shared, space_id, places, places)),
+        (vectors, lambda shared: (user_id, shared, vector, space_id)),
+    ]
+    for statement, arguments in calls:
+        # The one whom it is bound to may not see another's documents either, unless these are shared with it.
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await database.query(user_id, (statement, arguments(uuid4())))
+        assert (await database.query(user_id, (statement, arguments(user_id))))[0]
+        search = database.calls if bound_to == "nobody" else partial(database.query, uuid4())
+        for shared in (user_id, uuid4()):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await search((statement, arguments(shared)))
 
 
 async def test_the_number_of_passages_is_kept_by_the_database(
