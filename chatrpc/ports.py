@@ -44,6 +44,15 @@ class EmbeddingSpace:
     max_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingCost:
+    """What it took to make vectors, in tokens of the model; booked with them."""
+
+    model: str
+    tokens: int
+    estimated: bool
+
+
 class Embedder(Protocol):
     """Turns text into unit vectors. Safe to call from many tasks at once; it batches them."""
 

@@ -26,6 +26,7 @@ from chatrpc.db.recall import Recall
 from chatrpc.db.reports import Reports
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.transcript import Transcript, TurnLimits
+from chatrpc.db.usage import UsageLedger
 from chatrpc.db.vectors import VectorStore
 from chatrpc.errors import Unavailable
 from chatrpc.knowledge.ingest import IngestWorker
@@ -293,7 +294,16 @@ async def _serve(settings: Settings, doors: _Doors) -> None:
         library = memory.library(settings.auth, settings.memory.knowledge, ingest.wake)
         search = memory.document_search(settings.auth)
         add_services(
-            doors.server, settings.server, turns, conversations, reports, assembler, library, search, doors.drain
+            doors.server,
+            settings.server,
+            turns,
+            conversations,
+            reports,
+            assembler,
+            library,
+            search,
+            UsageLedger(memory.database),
+            doors.drain,
         )
         working = None
         if settings.server.embedded_worker:

@@ -27,6 +27,7 @@ from chatrpc.db.migrate import upgrade
 from chatrpc.db.processes import Processes
 from chatrpc.db.reports import Reports
 from chatrpc.db.transcript import Transcript
+from chatrpc.db.usage import UsageLedger
 from chatrpc.db.vectors import VectorStore
 from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
 from chatrpc.dev.postgres import run_postgres
@@ -204,7 +205,18 @@ async def _serve(
         library = memory.library(auth, settings.knowledge, lambda: None)
         search = memory.document_search(auth)
         conversations = Conversations(database)
-        add_services(server, server_settings, turns, conversations, reports, assembler, library, search, Drain())
+        add_services(
+            server,
+            server_settings,
+            turns,
+            conversations,
+            reports,
+            assembler,
+            library,
+            search,
+            UsageLedger(database),
+            Drain(),
+        )
         port = bind(server, server_settings)
         await server.start()
         await obey({"target": f"127.0.0.1:{port}", "token": issuer.mint("alice")}, answer)

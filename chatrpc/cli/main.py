@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "Talk to a server in the terminal.",
     "documents": "Add documents to what is remembered; list, search, watch and delete them.",
     "explain": "Tell what the model was given for a reply, and why.",
+    "usage": "Tell how many tokens were used, and what is left of the quota.",
 }
 
 

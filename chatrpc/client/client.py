@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+from chatapi.v1.account_service_pb2_grpc import AccountServiceStub
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceStub
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceStub
@@ -20,6 +21,7 @@ from chatrpc.client.session import ChatSession
 
 if TYPE_CHECKING:
     # Only the type hints know these classes.
+    from chatapi.v1.account_service_pb2_grpc import AccountServiceAsyncStub
     from chatapi.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
     from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceAsyncStub
     from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceAsyncStub
@@ -64,6 +66,7 @@ class ChatClient:
 
     Attributes:
         documents: Uploads and watches documents.
+        account: Stub of `AccountService`, for `call`.
         conversations: Stub of `ConversationService`, for `call`.
         knowledge: Stub of `KnowledgeService`, for `call`.
         replies: Stub of `ChatService`, for `call`; streams are read by a session.
@@ -76,6 +79,7 @@ class ChatClient:
         retry: RetryPolicy,
         listener: RetryListener | None,
     ) -> None:
+        self.account: AccountServiceAsyncStub = AccountServiceStub(channel)
         self.conversations: ConversationServiceAsyncStub = ConversationServiceStub(channel)
         self.knowledge: KnowledgeServiceAsyncStub = KnowledgeServiceStub(channel)
         self.replies: ChatServiceAsyncStub = ChatServiceStub(channel)

@@ -7,6 +7,7 @@ it proposes may be refused again and again, for the sake of a single message: th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -18,6 +19,7 @@ from chatrpc.db.recall import Recall
 from chatrpc.db.summaries import Summaries
 from chatrpc.domain import Fact, HotPath, Message, Summary
 from chatrpc.errors import ModelRejected, NotFound, SummaryRefused, Unavailable
+from chatrpc.models.meter import Meter, metered
 from chatrpc.models.summary.extractive import ExtractiveSummarizer
 from chatrpc.models.summary.facts import changed, cost, fit, merged
 from chatrpc.ports import Folding, Summarizer
@@ -98,6 +100,18 @@ class Folder:
         return batch
 
     async def _add_version(self, task: MemoryTask, hot: HotPath, batch: Sequence[Message]) -> Summary | None:
+        """Fold a batch; what the summariser's model used is booked with the version, or without one."""
+        summary: Summary | None = None
+        with metered() as meter:
+            try:
+                summary = await self._folded(task, hot, batch, meter)
+            finally:
+                if summary is None and meter.served is not None:
+                    with suppress(Unavailable):
+                        await self._summaries.book(task.user_id, task.conversation_id, meter.served)
+        return summary
+
+    async def _folded(self, task: MemoryTask, hot: HotPath, batch: Sequence[Message], meter: Meter) -> Summary | None:
         old, facts = ("", ()) if hot.summary is None else (hot.summary.text, hot.summary.facts)
         model = self._summarizer.name
         if any(message.text.strip() for message in batch):
@@ -131,6 +145,7 @@ class Folder:
             facts=facts,
             tokens=estimate_tokens(summary_body(narrative, facts)),
             model=model,
+            served=meter.served,
         )
 
     async def _applied(

@@ -21,6 +21,7 @@ from chatrpc.db.recall import Recall
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import Message
+from chatrpc.models.embedding.metered import embed_metered
 from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Summarizer
@@ -178,7 +179,8 @@ class MemoryWorker:
     async def _store(self, task: MemoryTask, passages: Sequence[_Passage]) -> None:
         if not passages:
             return
-        vectors = await self._embedder.embed([passage.text for passage in passages])
+        texts = [passage.text for passage in passages]
+        vectors, cost = await embed_metered(self._embedder, texts)
         if sum(len(passage.said) for passage in passages) <= _LONG_TEXT:
             counted = _count_terms(passages)
         else:
@@ -190,6 +192,7 @@ class MemoryWorker:
                 NewVector(p.message.id, p.message.conversation_id, p.number, p.span, vector, held)
                 for p, vector, held in zip(passages, vectors, counted, strict=True)
             ],
+            cost,
         )
 
 

@@ -9,7 +9,8 @@ from psycopg import AsyncConnection
 
 from chatrpc.db.codec import facts_to_json, summary_of
 from chatrpc.db.engine import Database
-from chatrpc.domain import Fact, Message, Summary
+from chatrpc.db.usage import UsageLedger, book_background
+from chatrpc.domain import Fact, Message, Served, Summary, UsageKind
 
 LOCK = "SELECT erasures FROM conversations WHERE user_id = %s AND id = %s FOR NO KEY UPDATE"
 NEWEST = "SELECT coalesce(max(version), 0) AS newest FROM summaries WHERE user_id = %s AND conversation_id = %s"
@@ -41,6 +42,7 @@ class Summaries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._ledger = UsageLedger(database)
 
     async def add(
         self,
@@ -54,11 +56,13 @@ class Summaries:
         facts: tuple[Fact, ...] = (),
         tokens: int,
         model: str,
+        served: Served | None = None,
     ) -> Summary | None:
         """Add the version that folds the messages after `previous`, through `anchor`, into it.
 
         Args:
             erasures: The conversation's count of erasures when `previous` and the messages were read.
+            served: What the summariser's model used; booked with the version, and not where there is none.
 
         Returns:
             The new version, or None where another worker has folded them meanwhile, a message was erased since they
@@ -93,7 +97,13 @@ class Summaries:
             assert row is not None  # RETURNING gives the inserted row.
             await connection.execute(BUMP, key)
             await connection.execute(ACCEPTED, key)
+            if served is not None:
+                await book_background(connection, user_id, UsageKind.SUMMARY, conversation_id, served)
             return summary_of(row)
+
+    async def book(self, user_id: UUID, conversation_id: UUID, served: Served) -> None:
+        """Book what a fold used that led to no version."""
+        await self._ledger.book(user_id, UsageKind.SUMMARY, conversation_id, served)
 
     async def refused(self, user_id: UUID, conversation_id: UUID) -> int:
         """Note that the batch that is due was refused; how often it has been, in a row. 0 if there is no task."""

@@ -11,8 +11,10 @@ from pgvector import HalfVector
 
 from chatrpc.db.engine import Database
 from chatrpc.db.terms import term_vector
+from chatrpc.db.usage import book_background
+from chatrpc.domain import Served, Usage, UsageKind
 from chatrpc.errors import SettingsError
-from chatrpc.ports import EmbeddingSpace, Vector
+from chatrpc.ports import EmbeddingCost, EmbeddingSpace, Vector
 
 REGISTER = """
 INSERT INTO embedding_spaces (fingerprint, name, dimension)
@@ -120,15 +122,27 @@ class VectorStore:
             row = await (await connection.execute(FLOOR, (space_id,))).fetchone()
         return None if row is None else row["floor"]
 
-    async def add(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector]) -> None:
+    async def add(
+        self, user_id: UUID, space_id: int, vectors: Sequence[NewVector], cost: EmbeddingCost | None = None
+    ) -> None:
         """Store passages of messages; those of messages that are gone are left out, those stored before replaced."""
-        await self._add(user_id, space_id, vectors, LOCK, ADD)
+        await self._add(user_id, space_id, vectors, LOCK, ADD, cost)
 
-    async def add_chunks(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector]) -> None:
+    async def add_chunks(
+        self, user_id: UUID, space_id: int, vectors: Sequence[NewVector], cost: EmbeddingCost | None = None
+    ) -> None:
         """Store passages of chunks; those of documents that are gone are left out, those stored before replaced."""
-        await self._add(user_id, space_id, vectors, LOCK_DOCUMENTS, ADD_CHUNKS)
+        await self._add(user_id, space_id, vectors, LOCK_DOCUMENTS, ADD_CHUNKS, cost)
 
-    async def _add(self, user_id: UUID, space_id: int, vectors: Sequence[NewVector], lock: str, add: str) -> None:
+    async def _add(
+        self,
+        user_id: UUID,
+        space_id: int,
+        vectors: Sequence[NewVector],
+        lock: str,
+        add: str,
+        cost: EmbeddingCost | None,
+    ) -> None:
         if not vectors:
             return
         columns = {
@@ -145,6 +159,10 @@ class VectorStore:
         async with self._database.transaction(user_id) as connection:
             await connection.execute(lock, (user_id, sorted({v.conversation_id for v in vectors})))
             await connection.execute(add, columns)
+            if cost is not None:
+                served = Served(cost.model, Usage(estimated=cost.estimated))
+                place = vectors[0].conversation_id
+                await book_background(connection, user_id, UsageKind.EMBEDDING, place, served, cost.tokens)
 
     async def delete_messages(self, user_id: UUID, message_ids: Sequence[UUID]) -> int:
         """Remove all vectors of messages; the number removed."""

@@ -22,7 +22,8 @@ from chatrpc.errors import NotFound
 from chatrpc.knowledge.chunk import embedded_text
 from chatrpc.knowledge.parser import Parser
 from chatrpc.knowledge.text import ParseError
-from chatrpc.ports import Embedder
+from chatrpc.models.embedding.metered import embed_metered
+from chatrpc.ports import Embedder, EmbeddingCost
 
 LEASE = timedelta(minutes=10)
 """How long a claim lasts; a stretch that takes longer is broken off and tried again."""
@@ -157,11 +158,11 @@ class IngestWorker:
                 chunks = await self._chunks.read(document.owner_id, document.id, reached, limit)
                 if not chunks:
                     raise not_found(document.id)  # Deleted meanwhile.
-                vectors = await self._vectors_of(document, chunks)
+                vectors, cost = await self._vectors_of(document, chunks)
                 if storing is not None:
                     await storing
                 reached = chunks[-1].number + 1
-                storing = asyncio.create_task(self._store(document, vectors, reached))
+                storing = asyncio.create_task(self._store(document, vectors, cost, reached))
             if storing is not None:
                 await storing
         finally:
@@ -170,11 +171,11 @@ class IngestWorker:
                 await asyncio.wait({storing})
         return reached >= document.chunks
 
-    async def _vectors_of(self, document: Document, chunks: Sequence[Chunk]) -> list[NewVector]:
+    async def _vectors_of(self, document: Document, chunks: Sequence[Chunk]) -> tuple[list[NewVector], EmbeddingCost]:
         spoken = [chunk for chunk in chunks if chunk.text.strip()]
         texts = [embedded_text(document.title, chunk.headings, chunk.text) for chunk in spoken]
-        vectors = await self._embedder.embed(texts)
-        return [
+        vectors, cost = await embed_metered(self._embedder, texts)
+        new = [
             NewVector(
                 message_id=chunk_id(document.id, chunk.number),
                 conversation_id=document.id,
@@ -185,7 +186,8 @@ class IngestWorker:
             )
             for chunk, text, vector in zip(spoken, texts, vectors, strict=True)
         ]
+        return new, cost
 
-    async def _store(self, document: Document, vectors: Sequence[NewVector], reached: int) -> None:
-        await self._vectors.add_chunks(document.owner_id, self._space_id, vectors)
+    async def _store(self, document: Document, vectors: Sequence[NewVector], cost: EmbeddingCost, reached: int) -> None:
+        await self._vectors.add_chunks(document.owner_id, self._space_id, vectors, cost)
         await self._chunks.embedded(document.owner_id, document.id, reached)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import grpc
+from chatapi.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
 from chatapi.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
 from chatapi.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from chatapi.v1.knowledge_service_pb2_grpc import add_KnowledgeServiceServicer_to_server
@@ -16,9 +17,11 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from chatrpc.context.assembler import ContextAssembler
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.reports import Reports
+from chatrpc.db.usage import UsageLedger
 from chatrpc.errors import SettingsError
 from chatrpc.knowledge.library import Library
 from chatrpc.knowledge.search import DocumentSearch
+from chatrpc.rpc.account_servicer import AccountServicer
 from chatrpc.rpc.chat_servicer import ChatServicer
 from chatrpc.rpc.conversation_servicer import ConversationServicer
 from chatrpc.rpc.drain import Drain
@@ -64,6 +67,7 @@ def add_services(
     assembler: ContextAssembler,
     library: Library,
     search: DocumentSearch,
+    ledger: UsageLedger,
     drain: Drain,
     *,
     clock: Callable[[], float] = time.time,
@@ -78,6 +82,7 @@ def add_services(
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
     add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler, turns), late)
     add_KnowledgeServiceServicer_to_server(KnowledgeServicer(library, search, policy), late)
+    add_AccountServiceServicer_to_server(AccountServicer(ledger), late)
 
 
 class _LateRegistration:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
-from chatapi.v1 import chat_service_pb2, conversation_service_pb2, knowledge_service_pb2
+from chatapi.v1 import account_service_pb2, chat_service_pb2, conversation_service_pb2, knowledge_service_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
@@ -23,6 +23,7 @@ NAMES = (
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     conversation_service_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name,
     knowledge_service_pb2.DESCRIPTOR.services_by_name["KnowledgeService"].full_name,
+    account_service_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name,
 )
 
 

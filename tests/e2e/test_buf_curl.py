@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.stack import PATIENCE, ROOT, SCRIPTS, Dev, environment
 
 SERVICES = [
+    "chatapi.v1.AccountService",
     "chatapi.v1.ChatService",
     "chatapi.v1.ConversationService",
     "chatapi.v1.KnowledgeService",

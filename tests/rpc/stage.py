@@ -14,6 +14,7 @@ from uuid import uuid4
 import grpc
 from chatapi.v1 import chat_service_pb2 as chat_pb
 from chatapi.v1 import conversation_service_pb2 as conversation_pb
+from chatapi.v1.account_service_pb2_grpc import AccountServiceStub
 from chatapi.v1.chat_service_pb2_grpc import ChatServiceStub
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceStub
@@ -32,6 +33,7 @@ from chatrpc.db.processes import Processes
 from chatrpc.db.recall import Recall
 from chatrpc.db.reports import Reports
 from chatrpc.db.transcript import Transcript
+from chatrpc.db.usage import UsageLedger
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import FinishReason, Usage
 from chatrpc.knowledge.ingest import IngestWorker
@@ -45,7 +47,14 @@ from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
 from chatrpc.rpc.health import Health
 from chatrpc.rpc.identity import TokenVerifier, shared_id_of
 from chatrpc.rpc.jwks import KeySet
-from chatrpc.settings import AuthSettings, ContextSettings, KnowledgeSettings, ModelSettings, ServerSettings
+from chatrpc.settings import (
+    AuthSettings,
+    ContextSettings,
+    KnowledgeSettings,
+    ModelSettings,
+    QuotaSettings,
+    ServerSettings,
+)
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs
@@ -151,6 +160,10 @@ class Stage:
     def knowledge(self) -> KnowledgeServiceStub:
         return KnowledgeServiceStub(self.channel)
 
+    @property
+    def account(self) -> AccountServiceStub:
+        return AccountServiceStub(self.channel)
+
     async def conversation(self, metadata: Metadata | None = None) -> str:
         """The id of a new conversation."""
         created = await self.conversations.CreateConversation(
@@ -199,7 +212,9 @@ async def staged(
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
         real = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         takeover = Takeover(real, parts.transcript, lease, interrupt=False)
-        server = new_grpc_server(server_settings, TokenVerifier(auth, keys), health)
+        server = new_grpc_server(
+            server_settings, TokenVerifier(auth, keys, QuotaSettings(tokens=None, turns=None)), health
+        )
         add_services(
             server,
             server_settings,
@@ -209,6 +224,7 @@ async def staged(
             assembler,
             library,
             search,
+            UsageLedger(database),
             drain,
             clock=clock,
         )

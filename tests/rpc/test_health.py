@@ -27,7 +27,14 @@ async def status(watcher) -> int:
 
 
 @pytest.mark.parametrize(
-    "service", ["", "chatapi.v1.ChatService", "chatapi.v1.ConversationService", "chatapi.v1.KnowledgeService"]
+    "service",
+    [
+        "",
+        "chatapi.v1.ChatService",
+        "chatapi.v1.ConversationService",
+        "chatapi.v1.KnowledgeService",
+        "chatapi.v1.AccountService",
+    ],
 )
 async def test_every_service_tells_whether_it_serves(stage: Stage, service: str) -> None:
     assert await check(stage, service) == NOT_SERVING

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 from tests.rpc.stage import Stage, failure, signed_in, told
 
 SERVICES = {
+    "chatapi.v1.AccountService",
     "chatapi.v1.ChatService",
     "chatapi.v1.ConversationService",
     "chatapi.v1.KnowledgeService",

@@ -10,6 +10,7 @@ import openai
 from chatrpc.errors import ModelRejected, Reason, SettingsError, Unavailable
 from chatrpc.models.embedding.space import embedding_space
 from chatrpc.models.embedding.template import well_formed
+from chatrpc.models.meter import note_embedding
 from chatrpc.ports import EmbeddingSpace, Vectors
 from chatrpc.settings import EmbedderSettings
 
@@ -68,6 +69,8 @@ class OpenAIEmbedder:
             response = await self._client.embeddings.create(model=self._model, input=texts)
             rows = sorted(response.data, key=lambda item: item.index)
             vectors: Vectors = np.asarray([row.embedding for row in rows], np.float32)
+            # Some endpoints do not count, though the protocol has them do so.
+            note_embedding(response.usage.prompt_tokens if response.usage else 0)
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise _unavailable() from error
         except openai.APIStatusError as error:

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from chatrpc.domain import Fact, FinishReason, Message, PromptMessage, Sampling, Section
 from chatrpc.errors import SummaryRefused
+from chatrpc.models.chat.usage import estimated_usage
+from chatrpc.models.meter import note
 from chatrpc.models.summary.answer import parse_fold, parse_merge
 from chatrpc.models.summary.checks import check_narrative, checked_changes
 from chatrpc.ports import ChatModel, FactChange, Folding, ModelFinished, ModelRequest, TextDelta
@@ -78,13 +80,21 @@ class ModelSummarizer:
             PromptMessage("user", "\n\n".join(blocks), Section.QUERY, tuple(message_ids)),
         )
         texts: list[str] = []
-        reason = FinishReason.FAILED
-        async for event in self._chat_model.stream(ModelRequest(prompt, self._model_name, Sampling(), max_tokens)):
-            match event:
-                case TextDelta(text):
-                    texts.append(text)
-                case ModelFinished():
-                    reason = event.reason
+        finished: ModelFinished | None = None
+        try:
+            async for event in self._chat_model.stream(ModelRequest(prompt, self._model_name, Sampling(), max_tokens)):
+                match event:
+                    case TextDelta(text):
+                        texts.append(text)
+                    case ModelFinished():
+                        finished = event
+        finally:
+            if finished is not None:
+                note(finished.model, finished.usage)
+            elif texts:
+                # It broke off; what fails before its first token is charged by no provider.
+                note(self.name, estimated_usage(prompt, "".join(texts)))
+        reason = FinishReason.FAILED if finished is None else finished.reason
         if reason is not FinishReason.STOP:
             raise SummaryRefused(f"The model's summary ended by {reason.value}, not by itself.")
         answer = "".join(texts).strip()

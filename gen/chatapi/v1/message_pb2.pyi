@@ -443,7 +443,9 @@ class Usage(_message.Message):
     completion_tokens: _builtins.int
     """Tokens of the reply."""
     estimated: _builtins.bool
-    """True where the provider's own count is missing and chatrpc's upper estimate stands in for it."""
+    """True where the provider's own count is missing and chatrpc's upper estimate stands in for it; of a reply that was cut off
+    with its server, what had been reserved for it.
+    """
     def __init__(
         self,
         *,

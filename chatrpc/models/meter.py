@@ -1,0 +1,57 @@
+"""What work costs that asks models somewhere below, whether it comes to its end or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from chatrpc.domain import Served, Usage
+
+
+@dataclass(slots=True)
+class Meter:
+    """Adds up what is noted while it is the current one.
+
+    Attributes:
+        model: The last language model that served.
+        embedding_tokens: As an endpoint for embeddings counted them.
+    """
+
+    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    embedding_tokens: int = 0
+
+    @property
+    def served(self) -> Served | None:
+        """None where no language model was asked."""
+        return None if self.model is None else Served(self.model, self.usage)
+
+
+_current: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """A meter for all that is asked within the block, in tasks that it starts, too."""
+    meter = Meter()
+    token = _current.set(meter)
+    try:
+        yield meter
+    finally:
+        _current.reset(token)
+
+
+def note(model: str, usage: Usage) -> None:
+    """Tell the current meter, if there is one, what a language model served."""
+    meter = _current.get()
+    if meter is not None:
+        meter.model, meter.usage = model, meter.usage + usage
+
+
+def note_embedding(tokens: int) -> None:
+    """Tell the current meter, if there is one, what an embedding endpoint counted."""
+    meter = _current.get()
+    if meter is not None:
+        meter.embedding_tokens += tokens

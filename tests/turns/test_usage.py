@@ -1,0 +1,183 @@
+"""However an attempt at a reply ends, what it used is booked; and a turn over the quota asks no model."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from chatrpc.db.conversations import Conversations
+from chatrpc.db.engine import Database
+from chatrpc.domain import MessageState, Quota, Sampling, TurnSettings
+from chatrpc.errors import Reason, ResourceExhausted, Unavailable
+from chatrpc.turns.events import Completed, ContextBuilt, Delta
+from tests.support.provider import Answer, Fault, Provider
+from tests.turns.conftest import Process, running
+from tests.turns.test_several_processes import die, rest, take
+
+PATIENCE = 20.0
+
+
+async def entries(database: Database, user_id: UUID) -> list[dict[str, Any]]:
+    [rows] = await database.query(user_id, ("SELECT * FROM usage_entries ORDER BY booked_at, id, attempt", ()))
+    return rows
+
+
+async def test_the_providers_count_is_booked_with_what_came_from_its_cache(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    counted = {"prompt_tokens": 40, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 32}}
+    provider.script(Answer(deltas=("Hello",), usage=counted))
+    accepted, _ = await process.said("Hi.")
+    [entry] = await entries(database, user_id)
+    assert (entry["id"], entry["attempt"], entry["kind"]) == (accepted.reply.id, 1, "turn")
+    assert (entry["conversation_id"], entry["model"]) == (process.conversation_id, "test-model")
+    assert (entry["prompt_tokens"], entry["cached_tokens"], entry["completion_tokens"]) == (40, 32, 5)
+    assert (entry["estimated"], entry["embedding_tokens"] > 0) == (False, True)
+    assert entry["reserved_tokens"] > 2_000
+    [rows] = await database.query(user_id, ("SELECT context_tokens FROM conversations", ()))
+    assert rows[0]["context_tokens"] > 0
+
+
+async def test_what_fails_before_its_first_token_used_nothing(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(status=500), Answer(deltas=("half",), fault=Fault.CUT))
+    for _ in range(2):
+        await process.said("Hi.")
+    nothing, cut = await entries(database, user_id)
+    assert (nothing["prompt_tokens"], nothing["completion_tokens"], nothing["estimated"]) == (0, 0, False)
+    assert (cut["prompt_tokens"] > 0, cut["completion_tokens"] > 0, cut["estimated"]) == (True, True, True)
+
+
+async def test_a_stopped_reply_is_booked_with_what_it_has(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(deltas=("so far",), fault=Fault.STALL))
+    accepted, events = await process.send("Hi.")
+    await take(events, 2)
+    await process.turns.cancel(process.caller, accepted.reply.id)
+    ended = [event async for event in events][-1].event
+    assert isinstance(ended, Completed)
+    [entry] = await entries(database, user_id)
+    assert entry["estimated"]
+    assert ended.message.usage is not None
+    assert entry["prompt_tokens"] == ended.message.usage.prompt_tokens > 0
+    assert entry["completion_tokens"] == ended.message.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+async def test_an_attempt_that_dies_with_its_process_is_booked_from_its_reservation(
+    database: Database, user_id: UUID, conversation_id: UUID, provider: Provider, interrupt: bool
+) -> None:
+    provider.script(Answer(deltas=("so far",), fault=Fault.STALL), Answer(deltas=("anew",)))
+    limited = TurnSettings(sampling=Sampling(max_output_tokens=50))
+    async with (
+        running(database, provider, user_id, conversation_id) as one,
+        running(database, provider, user_id, conversation_id, interrupt=interrupt) as other,
+    ):
+        accepted, events = await one.send("Hi.", settings=limited)
+        assert [type(each.event) for each in await take(events, 2)] == [ContextBuilt, Delta]
+        await checkpointed(database, user_id)
+        await die(one)
+        assert await other.takeover.sweep() == 1
+        ended = (await other.followed(accepted.reply.id))[-1].event
+        assert isinstance(ended, Completed)
+        killed, last = await entries(database, user_id)
+        assert (killed["attempt"], killed["estimated"], killed["completion_tokens"]) == (1, True, 50)
+        assert killed["prompt_tokens"] + 50 == killed["reserved_tokens"]
+        assert ended.message.usage is not None
+        assert last["attempt"] == 2
+        assert last["estimated"] is False
+        if interrupt:
+            assert (last["prompt_tokens"], last["completion_tokens"]) == (0, 0)
+            assert ended.message.state is MessageState.CANCELLED
+            assert ended.message.usage.estimated
+            assert ended.message.usage.prompt_tokens == killed["prompt_tokens"]
+        else:
+            assert last["prompt_tokens"] == ended.message.usage.prompt_tokens > 0
+
+
+async def checkpointed(database: Database, user_id: UUID) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            unsaved = "SELECT count(*) AS left FROM messages WHERE state = 'pending' AND parts = '[]'"
+            [rows] = await database.query(user_id, (unsaved, ()))
+            if not rows[0]["left"]:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_an_attempt_that_may_not_finish_is_booked_all_the_same(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(deltas=("so far",), fault=Fault.STALL))
+    _, events = await process.send("Hi.")
+    await take(events, 2)
+    await Conversations(database).delete(user_id, process.conversation_id)
+    with pytest.raises(Unavailable):
+        await rest(events)
+    await process.takeover.sweep()
+    [entry] = await entries(database, user_id)
+    assert (entry["attempt"], entry["estimated"], entry["completion_tokens"] > 0) == (1, True, True)
+
+
+async def test_an_attempt_that_lost_its_lease_is_booked_once_by_its_own_process(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(deltas=("told",), fault=Fault.STALL))
+    accepted, events = await process.send("Hi.")
+    await take(events, 2)
+    process.turns.abandon()
+    with pytest.raises(Unavailable):
+        await take(events, 1)
+    await process.takeover.sweep()
+    await process.followed(accepted.reply.id)
+    left, finished = await entries(database, user_id)
+    assert (left["attempt"], left["model"], left["prompt_tokens"] < left["reserved_tokens"]) == (1, "test-model", True)
+    assert finished["attempt"] == 2
+
+
+async def test_a_turn_over_the_quota_asks_no_model(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    process.caller = replace(process.caller, quota=Quota(tokens=10))
+    with pytest.raises(ResourceExhausted) as caught:
+        await process.send("Hi.")
+    assert caught.value.reason is Reason.QUOTA_EXCEEDED
+    assert provider.requests == []
+    assert await entries(database, user_id) == []
+
+
+async def test_a_whole_turn_costs_four_round_trips_with_its_ledger(
+    process: Process, database: Database, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.said("Hi.")
+    trips: list[str] = []
+    calls, query = database.calls, database.query
+
+    async def counted_calls(*statements: Any) -> Any:
+        trips.append(statements[0][0])
+        return await calls(*statements)
+
+    async def counted_query(user_id: UUID, *statements: Any) -> Any:
+        trips.append(statements[0][0])
+        return await query(user_id, *statements)
+
+    monkeypatch.setattr(database, "calls", counted_calls)
+    monkeypatch.setattr(database, "query", counted_query)
+    provider.script(Answer(deltas=tuple(f"word {number} " for number in range(50))))
+    process.caller = replace(process.caller, quota=Quota(tokens=10**9, turns=10**6))
+    _, events = await process.said("And again.")
+    deltas = sum(isinstance(event.event, Delta) for event in events)
+    turn = [trip for trip in trips if "checkpoint_replies" not in trip]
+    assert deltas == 50
+    # Accepting, searching and finishing; a turn without a ledger, a log and checkpoints has no fewer.
+    assert [next(name for name in ("append_message", "search", "finish_reply") if name in trip) for trip in turn] == [
+        "append_message",
+        "search",
+        "finish_reply",
+    ]
