@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
 from chatrpc.dev.issuer import LocalIssuer
 from chatrpc.dev.stack import DataDirectory
+from tests.support.ports import free_port
 
 SCRIPTS = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -20,8 +20,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from chatrpc.client import CallError, ChatClient, RetryPolicy, StatusCode, Turn, connect, text_message
 from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
-from tests.e2e.stack import PATIENCE, SCRIPTS, Dev, environment, free_port
+from tests.e2e.stack import PATIENCE, SCRIPTS, Dev, environment
 from tests.support.answers import Answer, Fault
+from tests.support.ports import free_port
 from tests.support.provider import Provider
 
 # As patient as the default, but quick, so that a server that is back is met at once.

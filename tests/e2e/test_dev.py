@@ -15,9 +15,10 @@ from chatapi.v1.chat_service_pb2 import ChatRequest
 from chatapi.v1.conversation_service_pb2 import ListConversationsRequest
 from jose import jwt
 
-from tests.e2e.stack import PATIENCE, SCRIPTS, Dev, client, environment, free_port, running_dev
+from tests.e2e.stack import PATIENCE, SCRIPTS, Dev, client, environment, running_dev
 from tests.e2e.test_bad_input import outgoing
 from tests.e2e.test_serve import read_until
+from tests.support.ports import free_port
 from tests.support.provider import Answer, Provider
 
 

@@ -26,8 +26,9 @@ from chatrpc.client import RetryPolicy, connect
 from chatrpc.dev.issuer import LocalIssuer
 from chatrpc.edge import validate
 from tests.e2e.commands import Running, Variables, running
-from tests.e2e.stack import PATIENCE, ROOT, SCRIPTS, Client, client, environment, free_port
+from tests.e2e.stack import PATIENCE, ROOT, SCRIPTS, Client, client, environment
 from tests.e2e.test_bad_input import listed, outgoing, send
+from tests.support.ports import free_port
 from tests.support.provider import Answer, Provider
 
 

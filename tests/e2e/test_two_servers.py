@@ -22,11 +22,12 @@ from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
 from chatrpc.settings import AuthSettings
 from chatrpc.turns.lease import LEASE
 from tests.e2e.commands import Running, Variables, running
-from tests.e2e.stack import PATIENCE, Client, client, free_port
+from tests.e2e.stack import PATIENCE, Client, client
 from tests.e2e.test_bad_input import outgoing
 from tests.e2e.test_serve import read_until
 from tests.edge.edge import edge_before_two, until
 from tests.edge.upstream import Upstream
+from tests.support.ports import free_port
 from tests.support.provider import Answer, Provider
 from tests.support.redis_server import RedisServer
 

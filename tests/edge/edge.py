@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,15 +17,7 @@ from chatrpc.edge import EnvoyProcess, run_envoy
 from chatrpc.edge.bootstrap import build_bootstrap, render
 from chatrpc.settings import AuthSettings, EdgeSettings, ServerSettings
 from tests.edge.upstream import Upstream
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+from tests.support.ports import free_ports
 
 
 def edge_settings(upstream_port: int, **changes: object) -> EdgeSettings:

@@ -10,9 +10,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from chatrpc.settings import AuthSettings
-from tests.edge.edge import Edge, edge_before, edge_before_two, free_ports, until
+from tests.edge.edge import Edge, edge_before, edge_before_two, until
 from tests.edge.issuer import SigningKey
 from tests.edge.upstream import CHAT, FAIL, HANG, LIST_MESSAGES, serve_upstream
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -14,7 +14,8 @@ import pytest
 from chatrpc.edge import EnvoyError, envoy_binary, run_envoy, validate
 from chatrpc.edge.bootstrap import build_bootstrap, render
 from chatrpc.settings import AuthSettings, EdgeSettings, ServerSettings
-from tests.edge.edge import edge_settings, free_ports
+from tests.edge.edge import edge_settings
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chatrpc.settings import AuthSettings
-from tests.edge.edge import Edge, edge_before, free_ports, until
+from tests.edge.edge import Edge, edge_before, until
 from tests.edge.issuer import AUDIENCE, ISSUER, SigningKey, key_set
 from tests.edge.upstream import LIST_MESSAGES, Upstream
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
