@@ -40,7 +40,8 @@ _STEMMER = Stemmer.Stemmer("english")
 def terms(text: str) -> Counter[str]:
     """The terms of a text, marks included, and how often it holds each; their sum is its length for BM25."""
     found = Counter(_terms(text))
-    found.update({each + SPEAKER: 1 for each in _terms(speaker(text) or "")})
+    for each in _terms(speaker(text) or ""):
+        found[each + SPEAKER] = 1
     if text.rstrip().endswith(_QUESTION_MARKS):
         found[ASKS] = 1
     return found
