@@ -337,11 +337,11 @@ class ServerSettings(_Section):
         default=8, ge=0, le=1_000, description="Messages that wait for the replies before them in one conversation."
     )
     target_delay_ms: int = Field(
-        default=10,
+        default=30,
         ge=0,
         le=1_000,
-        description="Milliseconds that a new turn waits at most while the server is overloaded; then it is refused. "
-        "0 refuses none.",
+        description="Milliseconds that a new turn waits to be begun at most. If one would wait longer, the server is "
+        "overloaded and refuses new turns, so that those that run stay quick. 0 refuses none.",
     )
     idle_limit: float = Field(
         default=3_600.0,

@@ -13,6 +13,7 @@ import bench.overload
 from bench.child import Child, run_child
 from bench.overload.load import Told
 from bench.table import percentile, print_table
+from chatrpc.settings import ServerSettings
 
 CLIENTS = 2
 CALLERS = 32
@@ -113,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--times", type=float, default=3.0, help="the capacity that is offered")
-    parser.add_argument("--target-delay-ms", type=int, default=10)
+    parser.add_argument("--target-delay-ms", type=int, default=ServerSettings.model_fields["target_delay_ms"].default)
     options = parser.parse_args()
     uvloop.run(run(options.seconds, options.times, options.target_delay_ms))
 

@@ -67,14 +67,14 @@ class ChatStream:
         self._call = call
         self._caller = call.caller
         self._policy = policy
-        self._outbox = Outbox(ChatResponse, call.caller, policy, on_drain=self._end_if_done)
+        self._outbox = Outbox(ChatResponse, call.caller, policy, self._end_if_done, policy.idle_limit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sends: deque[ChatRequest] | None = None
         self._open_turns = 0
         self._half_closed = False
 
     def responses(self) -> AsyncGenerator[ChatResponse, None]:
-        """All that is said on the stream.
+        """All that is said on the stream. It also ends where the stream was idle for long.
 
         Raises:
             Unauthenticated: The caller's token has expired.
@@ -94,6 +94,7 @@ class ChatStream:
     async def _read(self) -> None:
         try:
             async for request in self._requests:
+                self._outbox.heard()
                 await self._hear(request)
         except Exception as error:
             self._outbox.end(error)

@@ -14,15 +14,13 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import grpc
-from grpc_status import rpc_status
 
-from chatrpc.errors import Unavailable
 from chatrpc.rpc.authentication import authenticate
 from chatrpc.rpc.call import REQUEST_ID_METADATA, Call, begin_call
 from chatrpc.rpc.call_log import log_call
 from chatrpc.rpc.failure import abort
 from chatrpc.rpc.identity import TokenVerifier
-from chatrpc.rpc.status import status_of
+from chatrpc.rpc.refusal import NEW_TURNS, refusals
 from chatrpc.rpc.validation import checked, deserializer
 from chatrpc.turns.admission import Admission
 
@@ -40,20 +38,6 @@ _SHAPES: dict[tuple[bool, bool], tuple[str, Callable[..., _Handler]]] = {
 }
 
 
-_NEW_TURNS = frozenset({"/chatapi.v1.ChatService/SendMessage", "/chatapi.v1.ChatService/RegenerateReply"})
-
-
-def _refusal(error: Unavailable) -> _Handler:
-    """Ends a call before its token is looked at, its request is read and its headers are answered."""
-    status = rpc_status.to_status(status_of(error))
-
-    async def refuse(request: bytes, context: _Context) -> AsyncGenerator[bytes, None]:
-        await context.abort_with_status(status)
-        yield b""  # This makes the function a generator, as every streaming handler is.
-
-    return grpc.unary_stream_rpc_method_handler(refuse)
-
-
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Args:
     max_message_bytes: Larger requests are refused.
@@ -64,17 +48,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._verifier = verifier
         self._max_message_bytes = max_message_bytes
         self._admission = admission
+        self._refusals = refusals()
         self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> _Handler | None:
         method = handler_call_details.method
-        if method in _NEW_TURNS:
-            try:
-                self._admission.refuse()
-            except Unavailable as error:
-                return _refusal(error)
+        if method in NEW_TURNS and self._admission.refuses():
+            return next(self._refusals)
         handler = await continuation(handler_call_details)
         if handler is None:
             return None

@@ -8,6 +8,7 @@ from the reply's log when the client has taken the one before, so a slow client 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _T = TypeVar("_T")
 CAPACITY = 64
 # Seconds before its token's expiry at which a stream says that it will end.
 EXPIRY_NOTICE = 30.0
+# Seconds from the notice that a stream is idle to its end.
+IDLE_NOTICE = 10.0
 # Seconds that a client gets to take what it was sent when its stream has to end.
 WRITE_GRACE = 5.0
 
@@ -40,12 +43,14 @@ class StreamPolicy:
         heartbeat: Seconds of silence after which a stream sends a pong.
         max_turns: Turns that one Chat stream runs at most.
         clock: Seconds since the epoch, as in `Caller.expires_at`.
+        idle_limit: Seconds after which a Chat stream ends on which nothing is said and no reply followed.
     """
 
     drain: Drain
     heartbeat: float
     max_turns: int
     clock: Callable[[], float]
+    idle_limit: float = math.inf
 
 
 class _Source(Generic[_T]):
@@ -73,6 +78,7 @@ class Outbox(Generic[_T]):
     Args:
         say: Makes a response of the method, by its fields `pong` and `going_away`.
         on_drain: Called when the server begins to drain, after the notice is in line.
+        idle_limit: Seconds without `heard` and without a reply to follow after which it ends.
     """
 
     __slots__ = (
@@ -80,6 +86,9 @@ class Outbox(Generic[_T]):
         "_ended",
         "_error",
         "_expires_at",
+        "_idle_end",
+        "_idle_limit",
+        "_idle_since",
         "_items",
         "_notice_at",
         "_notices",
@@ -100,6 +109,7 @@ class Outbox(Generic[_T]):
         caller: Caller,
         policy: StreamPolicy,
         on_drain: Callable[[], None] | None = None,
+        idle_limit: float = math.inf,
     ) -> None:
         self._say = say
         self._policy = policy
@@ -118,6 +128,9 @@ class Outbox(Generic[_T]):
         self._cut: Exception | None = None
         self._silent_since = 0.0
         self._notice_at: float | None = None
+        self._idle_limit = idle_limit
+        self._idle_since = policy.clock()
+        self._idle_end: float | None = None
 
     async def put(self, item: _T) -> None:
         await self._room.acquire()
@@ -142,6 +155,11 @@ class Outbox(Generic[_T]):
             self._ready = deque()
         reader.listen(lambda: self._line_up(source))
         self._line_up(source)
+
+    def heard(self) -> None:
+        """The client has said something, so the stream is not idle; if its end was announced for that, it goes on."""
+        self._idle_since = self._policy.clock()
+        self._idle_end = None
 
     def end(self, error: Exception | None = None) -> None:
         """No further item follows; the stream ends after those that are there, with the error if one is given."""
@@ -206,7 +224,7 @@ class Outbox(Generic[_T]):
         try:
             event = None if reader.finished else reader.take()
         except Exception as error:
-            self._sources.remove(source)
+            self._forget(source)
             return source.ended(error)
         if event is not None:
             # Once more, be it to find that there is nothing further, or to end.
@@ -214,9 +232,13 @@ class Outbox(Generic[_T]):
             return source.convert(event)
         source.ready = False
         if reader.finished:
-            self._sources.remove(source)
+            self._forget(source)
             return source.ended(None)
         return None
+
+    def _forget(self, source: _Source[_T]) -> None:
+        self._sources.remove(source)
+        self._idle_since = self._policy.clock()
 
     def _line_up(self, source: _Source[_T]) -> None:
         if not source.ready and self._ready is not None:
@@ -245,13 +267,14 @@ class Outbox(Generic[_T]):
         self._wake()
 
     def _arm(self, task: asyncio.Task[object]) -> None:
-        """Set the timer to whatever is due first: a heartbeat, the notice of expiry, or the end."""
+        """Set the timer to whatever is due first: a heartbeat, a notice, or the end."""
         loop = asyncio.get_running_loop()
         now = self._policy.clock()
         silence = loop.time() - self._silent_since
         # A reader that is busy writing is not silent, however long it takes.
         beat = self._policy.heartbeat - silence if self._reader is not None else self._policy.heartbeat
-        due = [beat, self._expires_at - now]
+        idle_at = self._idle_since + self._idle_limit if self._idle_end is None else self._idle_end
+        due = [beat, self._expires_at - now, idle_at - now]
         if self._notice_at is not None:
             due.append(self._notice_at - now)
         if self._policy.drain.deadline is not None:
@@ -273,7 +296,15 @@ class Outbox(Generic[_T]):
         elif self._notice_at is not None and now >= self._notice_at:
             self._notice_at = None
             self._notices.append(_going_away(GoingAway.REASON_TOKEN_EXPIRING, self._expires_at))
-        if self._cut is None:
+        elif self._sources:
+            self._idle_since = now
+        elif self._idle_end is None and now >= self._idle_since + self._idle_limit:
+            self._idle_end = now + IDLE_NOTICE
+            self._notices.append(_going_away(GoingAway.REASON_IDLE, self._idle_end))
+        idle = self._idle_end is not None and now >= self._idle_end
+        if idle:
+            self.end()
+        if self._cut is None and not idle:
             self._arm(task)
         elif self._reader is None:
             # The client does not take what it was sent, so it cannot be told why its stream ends.

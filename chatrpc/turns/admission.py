@@ -1,37 +1,46 @@
 """Global admission control: new turns are refused before those that run become slow.
 
-What it measures is queueing delay, never response time: a slow database or language model makes answers late, but to
-refuse turns for that would help nobody. It follows what large services have found to work:
+It goes by what the server itself has too little of, never by response times: a slow language model makes answers late,
+but to refuse turns for that would help nobody. It follows what large services have found to work:
 
-- A turn holds a slot while the server works for it: from its acceptance until its context stands and the model is asked.
-  Slots adapt as TCP's window does (additive increase, multiplicative decrease, as in Netflix's concurrency-limits). The
-  signal is the delay of the event loop: how long a callback that is ready waits for its turn. One loop does all the
-  work of a process, and its delay is paid anew at each of the dozens of steps that a turn takes, so it must stay small.
-  The number of turns that run says nothing: most of them wait for the model.
-- Turns beyond the slots stand in line, and the line is bounded in time by controlled delay (CoDel), as Facebook applies
-  it to requests ("Fail at Scale", ACM Queue, 2015): while the line is empty now and then, it is a burst, and a turn may
-  wait for `BURST`; once it has stood for that long, it is overload, and a turn waits for the target at most. The newest
-  is then served first, so that those that are accepted have hardly waited.
+- A turn holds a slot while the server works for it: from its acceptance until its context stands and the model is
+  asked. Slots adapt as TCP's window does (additive increase, multiplicative decrease, as in Netflix's
+  concurrency-limits). The signal is how busy the thread of the event loop is, since one loop does all the work of a
+  process. Delays inside the process would tell too late: gRPC takes in calls one by one, and those that a busy loop
+  does not come to stand in a line of gRPC's own, where nobody sees them. The number of turns that run says nothing:
+  most of them wait for the model.
+- Turns beyond the slots stand in line: a burst is no overload, so nobody is refused for it. A line that does not move
+  is one (controlled delay, as Facebook applies it to requests: "Fail at Scale", ACM Queue, 2015). Once somebody has
+  waited for the target and the loop is busy, the line is dissolved, and whoever then finds no slot free is refused at
+  once: to wait would only make those late that are accepted. That ends when nobody had to be refused for `CALM`.
+- If the loop is not busy, the turns wait for something else, such as an embedder over the network, and get more slots.
+  Not without end: they also wait for connections to the database, and more of them only make that line longer.
 
-It recovers by itself within some tenths of a second: as soon as the line is empty, nobody is refused.
+A server that is no longer offered too much is back to normal within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 
 from chatrpc.errors import Reason, Unavailable
+from chatrpc.turns.busyness import runnable_seconds
 
-# Seconds for which sends may stand in line before they are taken for overload instead of a burst.
-BURST = 0.04
-# Seconds after which the slots are adapted again, and the mean delay of the loop meanwhile that takes some away.
-INTERVAL = 0.05
-LOOP_DELAY = 0.002
+# Seconds without a refusal after which an overload is over.
+CALM = 0.1
+# Seconds between two looks at the loop's thread, and the share of them that makes it too busy.
+INTERVAL = 0.02
+BUSY = 0.85
+# The share of the slots that is left after an interval that was too busy, and how many a second come back otherwise.
 DECREASE = 0.7
+INCREASE = 12.0
+# How often the usual number of slots there are at most.
+STRETCH = 8
 # Those who are refused come back spread over these seconds.
 COME_BACK = (1.0, 3.0)
 
@@ -52,35 +61,37 @@ class Slot:
 
 
 class Admission:
-    """Slots for accepting messages, and the line before them. Call it inside the event loop.
+    """Slots for new turns, and the line before them. Call it inside the event loop.
 
     Args:
-        target: Seconds that a send waits for a slot at most while the server is overloaded; 0 admits everything.
-        slots: How many may be accepted at once at most. Each takes one connection of the pool, so more would only wait
-            for one.
+        target: Seconds that a turn waits for a slot at most; 0 admits everything at once.
+        slots: How many there usually are; as many as connections to the database, of which each turn takes one.
+        runnable: Seconds for which the loop's thread had something to do, so far.
     """
 
-    def __init__(self, target: float = 0.0, slots: int = 1) -> None:
+    def __init__(self, target: float = 0.0, slots: int = 1, runnable: Callable[[], float] = runnable_seconds) -> None:
         self._target = target
-        self._most = slots
+        self._usual = slots
         self._limit = float(slots)
-        self._busy = 0
+        self._runnable = runnable
+        self._held = 0
         self._line: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._standing_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._probing = False
-        self._delays = 0.0
-        self._probes = 0
-        self._adapted = 0.0
+        self._refused_at = -math.inf
+        self._looked_at = -math.inf
+        self._looked_runnable = 0.0
+        self._busy = False
 
-    def refuse(self) -> None:
-        """For the earliest look at a new turn, before it has cost anything.
-
-        Raises:
-            Unavailable: The server is overloaded, and as many stand in line as can be served soon.
-        """
-        if len(self._line) >= self._limit and self._overloaded(time.monotonic()):
-            raise _overloaded()
+    def refuses(self) -> bool:
+        """For the earliest look at a new turn, before it has cost anything: whether it is to be refused."""
+        if not self._target:
+            return False
+        now = time.monotonic()
+        self._look(now)
+        refuses = self._held >= int(self._limit) and now - self._refused_at < CALM
+        if refuses:
+            self._refused_at = now
+        return refuses
 
     async def enter(self, *, always: bool = False) -> Slot:
         """Take a slot.
@@ -93,85 +104,81 @@ class Admission:
         """
         if not self._target:
             return Slot(None)
+        if not always:
+            if self.refuses():
+                raise overloaded()
+            if self._line or self._held >= int(self._limit):
+                await self._wait()
+                return Slot(self._leave)
+        self._held += 1
+        return Slot(self._leave)
+
+    async def _wait(self) -> None:
+        """Stand in line; a slot is held on return."""
         loop = asyncio.get_running_loop()
-        self._probe(loop)
-        if always or (not self._line and self._busy < int(self._limit)):
-            self._busy += 1
-            return Slot(self._leave)
-        now = time.monotonic()
         granted: asyncio.Future[None] = loop.create_future()
-        if self._standing_since is None:
-            self._standing_since = now
-        self._line.append((now, granted))
+        self._line.append((time.monotonic(), granted))
         if self._timer is None:
-            self._arm(loop)
+            self._timer = loop.call_later(self._target, self._expire, loop)
         try:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 self._leave()
             raise
-        return Slot(self._leave)
 
     def _leave(self) -> None:
-        self._busy -= 1
-        self._serve(asyncio.get_running_loop())
+        self._held -= 1
+        self._serve()
 
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._line and self._busy < int(self._limit):
-            _, granted = self._line.pop() if self._overloaded(time.monotonic()) else self._line.popleft()
+    def _serve(self) -> None:
+        while self._line and self._held < int(self._limit):
+            _, granted = self._line.popleft()
             # Whoever was cancelled in line is still in it.
             if not granted.done():
-                self._busy += 1
+                self._held += 1
                 granted.set_result(None)
-        if not self._line:
-            self._standing_since = None
 
-    def _overloaded(self, now: float) -> bool:
-        return self._standing_since is not None and now - self._standing_since >= BURST
-
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake up when the oldest in line has waited for as long as it may."""
-        since, _ = self._line[0]
-        assert self._standing_since is not None
-        now = time.monotonic()
-        due = since + self._target if self._overloaded(now) else self._standing_since + BURST
-        self._timer = loop.call_later(max(due - now, 0.001), self._refuse, loop)
-
-    def _refuse(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse those who have waited for too long."""
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Dissolve the line if the first in it has waited for as long as one may; else come again when that is due."""
         self._timer = None
-        now = time.monotonic()
-        if self._overloaded(now):
-            while self._line and now - self._line[0][0] >= self._target:
-                _, granted = self._line.popleft()
-                if not granted.done():
-                    granted.set_exception(_overloaded())
-        if self._line:
-            self._arm(loop)
-
-    def _probe(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Measure how long a callback that is ready now waits for its turn."""
-        if not self._probing:
-            self._probing = True
-            loop.call_soon(self._probed, loop, time.monotonic())
-
-    def _probed(self, loop: asyncio.AbstractEventLoop, since: float) -> None:
-        self._probing = False
-        now = time.monotonic()
-        self._delays += now - since
-        self._probes += 1
-        if now - self._adapted < INTERVAL:
+        if not self._line:
             return
-        if self._delays > LOOP_DELAY * self._probes:
+        now = time.monotonic()
+        left = self._line[0][0] + self._target - now
+        # Event loops round, so a timer may fire a little early.
+        if left > 0.001:
+            self._timer = loop.call_later(left, self._expire, loop)
+            return
+        self._look(now)
+        if not self._busy:
+            self._limit = min(float(self._held + len(self._line)), float(STRETCH * self._usual))
+            self._serve()
+        if self._line:
+            self._refused_at = now
+        for _, granted in self._line:
+            if not granted.done():
+                granted.set_exception(overloaded())
+        self._line.clear()
+
+    def _look(self, now: float) -> None:
+        """Adapt the number of slots to how busy the loop's thread was since the last look."""
+        passed = now - self._looked_at
+        if passed < min(INTERVAL, self._target):
+            return
+        runnable = self._runnable()
+        # The first look has none to compare with: an infinite time has passed.
+        self._busy = runnable - self._looked_runnable > BUSY * passed
+        if self._busy:
             self._limit = max(1.0, self._limit * DECREASE)
-        else:
-            self._limit = min(float(self._most), self._limit + 1)
-        self._adapted, self._delays, self._probes = now, 0.0, 0
-        self._serve(loop)
+        elif self._limit < self._usual:
+            self._limit = min(float(self._usual), self._limit + INCREASE * passed)
+        self._looked_at, self._looked_runnable = now, runnable
+        self._serve()
 
 
-def _overloaded() -> Unavailable:
+def overloaded() -> Unavailable:
+    """What those hear who are refused."""
     # Chance spreads those who come back, and hides nothing.
     after = random.uniform(*COME_BACK)  # noqa: S311
     return Unavailable(Reason.SERVER_OVERLOADED, "The server is overloaded; try again in a few seconds.", after)

@@ -55,6 +55,7 @@ from chatrpc.settings import (
     QuotaSettings,
     ServerSettings,
 )
+from chatrpc.turns.admission import Admission
 from chatrpc.turns.generation import TurnParts
 from chatrpc.turns.lease import process_lease
 from chatrpc.turns.reply_logs import LocalReplyLogs
@@ -179,6 +180,7 @@ async def staged(
     turns: Callable[[Turns], Turns] = lambda turns: turns,
     issuer: str = ISSUER,
     channel_options: Sequence[tuple[str, int]] = (),
+    admission: Admission | None = None,
     **settings: object,
 ) -> AsyncIterator[Stage]:
     """Args: turns: Wraps the real ones, to let them fail where reality does so rarely."""
@@ -201,7 +203,8 @@ async def staged(
         space_id,
     )
     reports = Reports(database)
-    parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
+    admission = admission or Admission()
+    parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None, admission=admission)
     auth = AuthSettings(issuer=issuer, audience=AUDIENCE, jwks_file=str(key_file))
     server_settings = ServerSettings(**{"host": "127.0.0.1", "port": 0} | settings)
     library = Library(
@@ -212,9 +215,8 @@ async def staged(
     async with process_lease(Processes(database)) as lease, KeySet(auth) as keys:
         real = Turns(parts, StoredReplies(parts.transcript, reports), lease, LocalReplyLogs())
         takeover = Takeover(real, parts.transcript, lease, interrupt=False)
-        server = new_grpc_server(
-            server_settings, TokenVerifier(auth, keys, QuotaSettings(tokens=None, turns=None)), health
-        )
+        verifier = TokenVerifier(auth, keys, QuotaSettings(tokens=None, turns=None))
+        server = new_grpc_server(server_settings, verifier, health, admission)
         add_services(
             server,
             server_settings,

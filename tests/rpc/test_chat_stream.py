@@ -393,3 +393,23 @@ async def test_a_stream_ends_at_the_drains_deadline(stage: Stage) -> None:
         assert told(await failure(stream.call)).reason == "SERVER_DRAINING"
         await asyncio.wait_for(stage.drain.streams_ended(), 20)
     assert len(stage.turns._running) == 1
+
+
+async def test_a_stream_is_idle_only_while_no_reply_is_followed(database: Database, issuer_keys: Path) -> None:
+    async with staged(database, issuer_keys, heartbeat=0.02, idle_limit=100) as stage, Stream(stage) as stream:
+        await stream.say(request_id="one", send=outgoing(await stage.conversation()))
+        await stream.hear_kind("accepted")
+        speaker = await stage.model.asked()
+        stage.clock.ahead = 150
+        for _ in range(3):
+            assert (await stream.hear()).WhichOneof("event") in ("pong", "reply")
+        speaker.finish()
+        await stream.hear_reply("completed")
+        stage.clock.ahead += 50
+        for _ in range(3):
+            assert (await stream.hear()).HasField("pong")
+        stage.clock.ahead += 51
+        assert (await stream.hear_kind("going_away")).reason == pb.GoingAway.REASON_IDLE
+        stage.clock.ahead += 11
+        while (response := await stream.hear()) is not None:
+            assert response.HasField("pong")

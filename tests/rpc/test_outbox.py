@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from uuid import UUID
 
@@ -12,13 +13,16 @@ from chatapi.v1.chat_service_pb2 import ChatResponse, GoingAway, Pong
 from chatrpc.domain import Caller
 from chatrpc.errors import Reason, Unauthenticated, Unavailable
 from chatrpc.rpc.drain import Drain
-from chatrpc.rpc.outbox import CAPACITY, Outbox, StreamPolicy
+from chatrpc.rpc.outbox import CAPACITY, IDLE_NOTICE, Outbox, StreamPolicy
 from tests.rpc.stage import PATIENCE, Clock, eventually
 
 
-def outbox(clock: Clock, drain: Drain | None = None, lifetime: float = 600) -> Outbox[ChatResponse]:
+def outbox(
+    clock: Clock, drain: Drain | None = None, lifetime: float = 600, idle_limit: float = math.inf
+) -> Outbox[ChatResponse]:
     caller = Caller(UUID(int=1), "alice", "issuer", None, frozenset(), time.time() + lifetime)
-    return Outbox(ChatResponse, caller, StreamPolicy(drain or Drain(clock), 0.02, 4, clock))
+    policy = StreamPolicy(drain or Drain(clock), 0.02, 4, clock)
+    return Outbox(ChatResponse, caller, policy, idle_limit=idle_limit)
 
 
 def pong(name: str) -> ChatResponse:
@@ -122,3 +126,47 @@ async def test_the_drain_waits_for_all_streams_and_begins_once() -> None:
     assert not ended.done()
     await streams[1].aclose()
     await asyncio.wait_for(ended, PATIENCE)
+
+
+async def test_an_idle_stream_is_told_so_and_ends_well() -> None:
+    clock = Clock()
+    stream = outbox(clock, idle_limit=100).stream()
+    assert await anext(stream) == pong("")
+    clock.ahead = 101
+    said = (await following(stream)).going_away
+    assert said.reason == GoingAway.REASON_IDLE
+    assert abs(said.deadline.ToMilliseconds() / 1000 - clock() - IDLE_NOTICE) < PATIENCE
+    assert await anext(stream) == pong("")
+    clock.ahead += IDLE_NOTICE + 1
+    async with asyncio.timeout(PATIENCE):
+        assert {response.pong.request_id async for response in stream} <= {""}
+
+
+async def test_a_word_of_the_clients_keeps_an_idle_stream_open() -> None:
+    clock = Clock()
+    box = outbox(clock, idle_limit=100)
+    stream = box.stream()
+    assert await anext(stream) == pong("")
+    for _ in range(2):
+        clock.ahead += 101
+        assert (await following(stream)).going_away.reason == GoingAway.REASON_IDLE
+        box.heard()
+        clock.ahead += IDLE_NOTICE + 1
+        assert [await anext(stream) for _ in range(3)] == [pong("")] * 3
+    await stream.aclose()
+
+
+async def test_an_idle_stream_whose_client_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatrpc.rpc.outbox.WRITE_GRACE", 0.01)
+    clock = Clock()
+    stream = outbox(clock, idle_limit=100).stream()
+
+    async def read_one_and_no_more() -> None:
+        await anext(stream)
+        clock.ahead = 101
+        await asyncio.sleep(0.05)
+        clock.ahead = 102 + IDLE_NOTICE
+        await asyncio.sleep(PATIENCE)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.create_task(read_one_and_no_more()), PATIENCE)
