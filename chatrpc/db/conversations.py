@@ -21,6 +21,7 @@ from chatrpc.db.pages import bad_position, cut_page
 from chatrpc.db.quotes import lock_quotes, unquote
 from chatrpc.db.recall import conversation_of
 from chatrpc.db.tables import ContextReportRow, ConversationRow, EmbeddingRow, MessageRow, SummaryRow
+from chatrpc.db.watched import Watched
 from chatrpc.domain import Conversation, ConversationMemory, Message, Page, TurnSettings, texts_of
 from chatrpc.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, Reason
 
@@ -86,11 +87,13 @@ class Conversations:
 
     Attributes:
         branches: Of any of them.
+        watched: What those who watch them read.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.branches = Branches(database)
+        self.watched = Watched(database)
 
     async def create(
         self,

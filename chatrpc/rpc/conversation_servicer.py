@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from chatrpc.db.conversations import Conversations
 from chatrpc.db.reports import Reports
 from chatrpc.rpc.call import current_caller
 from chatrpc.rpc.conversation_changes import update_conversation
+from chatrpc.rpc.conversation_watch import WatchStream
 from chatrpc.rpc.convert import (
     conversation_to_proto,
     memory_from_proto,
@@ -23,8 +26,10 @@ from chatrpc.rpc.convert import (
     settings_from_proto,
 )
 from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
+from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.page_token import next_page_token, page_of
 from chatrpc.turns.service import Turns
+from chatrpc.turns.watch import Watches
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,12 +38,19 @@ class ConversationServicer(ConversationServiceServicer):
     """Documented in the contract, `conversation_service.proto`."""
 
     def __init__(
-        self, conversations: Conversations, reports: Reports, assembler: ContextAssembler, turns: Turns
+        self,
+        conversations: Conversations,
+        reports: Reports,
+        assembler: ContextAssembler,
+        turns: Turns,
+        policy: StreamPolicy,
     ) -> None:
         self._conversations = conversations
         self._reports = reports
         self._assembler = assembler
         self._turns = turns
+        self._policy = policy
+        self._watches = Watches(turns, conversations.watched)
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: _Context
@@ -76,6 +88,7 @@ class ConversationServicer(ConversationServiceServicer):
         self, request: pb.UpdateConversationRequest, context: _Context
     ) -> pb.UpdateConversationResponse:
         conversation = await update_conversation(self._conversations, current_caller().user_id, request)
+        self._turns.changed(conversation.id)
         return pb.UpdateConversationResponse(conversation=conversation_to_proto(conversation))
 
     async def DeleteConversation(
@@ -86,6 +99,7 @@ class ConversationServicer(ConversationServiceServicer):
         self._turns.cancel_conversation(user_id, conversation_id)
         counts = await self._conversations.delete(user_id, conversation_id)
         self._assembler.forget(user_id, conversation_id)
+        self._turns.changed(conversation_id)
         return pb.DeleteConversationResponse(
             messages=counts.messages,
             summaries=counts.summaries,
@@ -100,6 +114,7 @@ class ConversationServicer(ConversationServiceServicer):
             caller.user_id, message_id, include_reply=request.include_reply
         )
         self._assembler.forget(caller.user_id, erased.conversation_id)
+        self._turns.changed(erased.conversation_id)
         return pb.EraseMessageResponse(
             messages=erased.messages,
             vectors=erased.vectors,
@@ -130,6 +145,7 @@ class ConversationServicer(ConversationServiceServicer):
 
     async def SwitchBranch(self, request: pb.SwitchBranchRequest, context: _Context) -> pb.SwitchBranchResponse:
         conversation = await self._conversations.branches.switch(current_caller().user_id, UUID(request.message_id))
+        self._turns.changed(conversation.id)
         return pb.SwitchBranchResponse(conversation=conversation_to_proto(conversation))
 
     async def ForkConversation(
@@ -142,6 +158,15 @@ class ConversationServicer(ConversationServiceServicer):
             keep=self._assembler.keep,
         )
         return pb.ForkConversationResponse(conversation=conversation_to_proto(conversation))
+
+    async def WatchConversation(
+        self, request: pb.WatchConversationRequest, context: _Context
+    ) -> AsyncGenerator[pb.WatchConversationResponse, None]:
+        self._policy.drain.refuse()
+        watch = WatchStream(self._watches, current_caller(), self._policy)
+        async with aclosing(watch.responses(UUID(request.conversation_id), request.after_revision)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetContextReport(
         self, request: pb.GetContextReportRequest, context: _Context

@@ -80,7 +80,9 @@ def add_services(
     late = cast("grpc.aio.Server", _LateRegistration(server))
     policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock, settings.idle_limit)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
-    add_ConversationServiceServicer_to_server(ConversationServicer(conversations, reports, assembler, turns), late)
+    add_ConversationServiceServicer_to_server(
+        ConversationServicer(conversations, reports, assembler, turns, policy), late
+    )
     add_KnowledgeServiceServicer_to_server(KnowledgeServicer(library, search, policy), late)
     add_AccountServiceServicer_to_server(AccountServicer(ledger), late)
 

@@ -19,11 +19,13 @@ class ReplyLogs(Protocol):
         on_cancel: Called with user and reply when somebody, in whichever process, wants a reply of this one stopped.
         on_results: Called with user, reply and results of tool calls that another process passes on.
         on_stale: Called with a log of this process whose attempt is found not to be the current one any more.
+        on_change: Called with a conversation that another process says has changed.
     """
 
     on_cancel: Callable[[UUID, UUID], None]
     on_results: OnResults
     on_stale: Callable[[ReplyLog], None]
+    on_change: Callable[[UUID], None]
 
     def join(self, process_id: UUID) -> None:
         """Be reached as this process from now on."""
@@ -60,6 +62,10 @@ class ReplyLogs(Protocol):
         """Leave nothing of what was told of a reply that is over. Where it cannot be reached, it expires by itself."""
         ...
 
+    def changed(self, conversation_id: UUID) -> None:
+        """Tell the other processes that a conversation has changed; soon, and if they can be reached."""
+        ...
+
 
 class LocalReplyLogs:
     """Implements `ReplyLogs` for a process that is alone: in its memory."""
@@ -68,6 +74,7 @@ class LocalReplyLogs:
         self.on_cancel: Callable[[UUID, UUID], None] = lambda user_id, reply_id: None
         self.on_results: OnResults = lambda user_id, reply_id, results: None
         self.on_stale: Callable[[ReplyLog], None] = lambda log: None
+        self.on_change: Callable[[UUID], None] = lambda conversation_id: None
         self._process_id: UUID | None = None
         self._logs: dict[UUID, ReplyLog] = {}
 
@@ -102,4 +109,7 @@ class LocalReplyLogs:
         return True
 
     async def forget(self, reply_id: UUID) -> None:
+        return None
+
+    def changed(self, conversation_id: UUID) -> None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -55,6 +55,9 @@ class Turns:
     Args:
         lease: Its id owns the replies that this process generates.
         logs: Where replies are told, and found.
+
+    Attributes:
+        on_change: Called with a conversation that has changed, or may have, in whichever process.
     """
 
     def __init__(self, parts: TurnParts, stored: StoredReplies, lease: ProcessLease, logs: ReplyLogs) -> None:
@@ -73,6 +76,8 @@ class Turns:
         self._submissions = Submissions(parts.transcript, logs, self._running)
         lease.on_lapse = self.abandon
         lease.on_acquire = logs.join
+        self.on_change: Callable[[UUID], None] = lambda conversation_id: None
+        logs.on_change = lambda conversation_id: self.on_change(conversation_id)
         logs.on_cancel = self._cancel_here
         logs.on_results = self._submissions.hear
         logs.on_stale = self._supersede
@@ -137,6 +142,7 @@ class Turns:
                 slot.leave()
                 return accepted, await self._attach(user_id, accepted, 0, 0)
             running = self._start(user_id, accepted, 1, pending, asked.coalesce_window, slot)
+        self.changed(asked.conversation_id)
         if asked.busy_policy is BusyPolicy.INTERRUPT and accepted.queued:
             await self._interrupt(user_id, accepted)
         return accepted, running.read(0)
@@ -306,6 +312,7 @@ class Turns:
             self._logs.close(log)
         self._parts.assembler.finished(user_id, *written)
         self._parts.on_finished()
+        self.changed(reply.conversation_id)
 
     def _cancel_here(self, user_id: UUID, reply_id: UUID) -> None:
         """Stop a reply of this process. It may be between two attempts."""
@@ -381,6 +388,11 @@ class Turns:
                     self._start(claim.user_id, accepted, claim.attempt, None, None)
         except Unavailable:
             self._left[key] = None
+
+    def changed(self, conversation_id: UUID) -> None:
+        """Tell those who watch a conversation, in whichever process, that it has changed."""
+        self.on_change(conversation_id)
+        self._logs.changed(conversation_id)
 
     def cancel_conversation(self, user_id: UUID, conversation_id: UUID) -> None:
         """Stop all replies of a conversation that this process generates."""
@@ -464,6 +476,7 @@ class Turns:
             if generation.left_behind:
                 self._left[key] = generation
             self._logs.close(generation.log)
+            self.changed(generation.conversation_id)
 
     async def _attach(self, user_id: UUID, accepted: Accepted, attempt: int, after_sequence: int) -> ReplyReader:
         """Read a turn that is stored: live, finished, or started anew. The conversation's lock is held."""

@@ -25,6 +25,7 @@ from chatrpc.turns.event_codec import decode, encode
 from chatrpc.turns.events import Completed
 from chatrpc.turns.reply_log import ReplyLog, held_elsewhere
 from chatrpc.turns.reply_logs import OnResults
+from chatrpc.turns.shared_changes import CHANNEL, SharedChanges
 from chatrpc.turns.stored import StoredReplies
 from chatrpc.turns.tool_results import results_of
 
@@ -83,12 +84,19 @@ class _Mirror:
 
 
 class SharedReplyLogs:
-    """Implements `ReplyLogs`; opened by `share_reply_logs`."""
+    """Implements `ReplyLogs`; opened by `share_reply_logs`.
+
+    Attributes:
+        changes: The way of hints.
+    """
 
     def __init__(self, streams: Streams, stored: StoredReplies) -> None:
         self.on_cancel: Callable[[UUID, UUID], None] = lambda user_id, reply_id: None
         self.on_results: OnResults = lambda user_id, reply_id, results: None
         self.on_stale: Callable[[ReplyLog], None] = lambda log: None
+        self.on_change: Callable[[UUID], None] = lambda conversation_id: None
+        self.changes = SharedChanges(streams)
+        self.changes.on_change = lambda conversation_id: self.on_change(conversation_id)
         self._streams = streams
         self._stored = stored
         self._process: str | None = None
@@ -159,6 +167,9 @@ class SharedReplyLogs:
     async def forget(self, reply_id: UUID) -> None:
         with suppress(StreamsAway):
             await self._streams.delete(_key(reply_id))
+
+    def changed(self, conversation_id: UUID) -> None:
+        self.changes.tell(conversation_id)
 
     async def flush(self) -> None:
         """Wait until Redis has all that was written."""
@@ -265,6 +276,8 @@ class SharedReplyLogs:
                 self.on_results(UUID(user_id), UUID(reply_id), tuple(taken.values()))
             else:
                 self.on_cancel(UUID(user_id), UUID(reply_id))
+        elif channel == CHANNEL:
+            self.changes.hear(data)
         else:
             self._announced[UUID(channel.rpartition(":")[2])] = None
             self._something_announced.set()
@@ -368,7 +381,7 @@ def _process_key(process_id: UUID) -> str:
 async def share_reply_logs(streams: Streams, stored: StoredReplies) -> AsyncIterator[SharedReplyLogs]:
     """Share until the end of the block; what is written by then is carried to Redis, if it is there."""
     logs = SharedReplyLogs(streams, stored)
-    working = [asyncio.create_task(work) for work in (logs.write(), logs.read(), logs.check())]
+    working = [asyncio.create_task(work) for work in (logs.write(), logs.read(), logs.check(), logs.changes.run())]
     try:
         yield logs
         with suppress(TimeoutError):

@@ -12,6 +12,9 @@ down_revision = "0009"
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 ADDED = ("mark_active", "regenerate_reply", "leave_path", "switch_branch", "new_id", "fork_conversation")
+SERVER_ROLE = "chatrpc_server"
+# It runs as the schema's owner, whom row-level security does not bind.
+OF_ANY_USER = "changed_conversations"
 # Replaced by their second versions.
 CHANGED = ("erase_message",)
 
@@ -21,9 +24,17 @@ def upgrade() -> None:
         create(name, 1)
     for name in CHANGED:
         replace(name, 2)
+    create(OF_ANY_USER, 1)
+    op.execute(
+        "DO $$ BEGIN EXECUTE format("
+        f"'ALTER FUNCTION {OF_ANY_USER} SET search_path = %I, pg_temp', current_schema()); END $$"
+    )
+    op.execute(f"REVOKE EXECUTE ON FUNCTION {OF_ANY_USER} FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {OF_ANY_USER} TO {SERVER_ROLE}")
 
 
 def downgrade() -> None:
+    op.execute(f"DROP FUNCTION {OF_ANY_USER}")
     for name in CHANGED:
         replace(name, 1)
     for name in reversed(ADDED):

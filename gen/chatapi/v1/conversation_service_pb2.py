@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from chatapi.v1 import chat_service_pb2 as chatapi_dot_v1_dot_chat__service__pb2
 from chatapi.v1 import context_report_pb2 as chatapi_dot_v1_dot_context__report__pb2
 from chatapi.v1 import conversation_pb2 as chatapi_dot_v1_dot_conversation__pb2
 from chatapi.v1 import message_pb2 as chatapi_dot_v1_dot_message__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%chatapi/v1/conversation_service.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1f\x63hatapi/v1/context_report.proto\x1a\x1d\x63hatapi/v1/conversation.proto\x1a\x18\x63hatapi/v1/message.proto\x1a google/protobuf/field_mask.proto\"i\n\x19\x43reateConversationRequest\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"L\n\x1a\x43reateConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\">\n\x16GetConversationRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"I\n\x17GetConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"\xf4\x01\n\x18ListConversationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12 \n\x0etitle_contains\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12J\n\x06labels\x18\x04 \x03(\x0b\x32\x30.chatapi.v1.ListConversationsRequest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10\x10\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x19ListConversationsResponse\x12/\n\rconversations\x18\x01 \x03(\x0b\x32\x18.chatapi.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x01\n\x19UpdateConversationRequest\x12\x36\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.ConversationB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\"\n\x11\x65xpected_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"L\n\x1aUpdateConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"A\n\x19\x44\x65leteConversationRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"k\n\x1a\x44\x65leteConversationResponse\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x11\n\tsummaries\x18\x02 \x01(\x03\x12\x0f\n\x07vectors\x18\x03 \x01(\x03\x12\x17\n\x0f\x63ontext_reports\x18\x04 \x01(\x03\"M\n\x13\x45raseMessageRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x15\n\rinclude_reply\x18\x02 \x01(\x08\"\x8d\x01\n\x14\x45raseMessageResponse\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x03\x12\x10\n\x08passages\x18\x03 \x01(\x03\x12\x17\n\x0f\x63ontext_reports\x18\x04 \x01(\x03\x12\x11\n\tsummaries\x18\x05 \x01(\x03\x12\x14\n\x0ctitle_erased\x18\x06 \x01(\x08\"\xa4\x01\n\x13ListMessagesRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\x14\n\x0c\x61ll_branches\x18\x05 \x01(\x08\"~\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.chatapi.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x08siblings\x18\x03 \x03(\x0b\x32\x14.chatapi.v1.Siblings\"2\n\x08Siblings\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\"6\n\x13SwitchBranchRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"F\n\x14SwitchBranchResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"X\n\x17\x46orkConversationRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"J\n\x18\x46orkConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"8\n\x17GetContextReportRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"E\n\x18GetContextReportResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.chatapi.v1.ContextReport\"\xb8\x01\n\x15PreviewContextRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12+\n\x05parts\x18\x02 \x03(\x0b\x32\x10.chatapi.v1.PartB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12*\n\x08settings\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12 \n\rmax_retrieved\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"n\n\x16PreviewContextResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.chatapi.v1.ContextReport\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.chatapi.v1.PromptMessage\"\xaf\x01\n\rPromptMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12*\n\x07section\x18\x03 \x01(\x0e\x32\x19.chatapi.v1.PromptSection\x12\x13\n\x0bmessage_ids\x18\x04 \x03(\t\x12(\n\ntool_calls\x18\x05 \x03(\x0b\x32\x14.chatapi.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t2\x92\x08\n\x13\x43onversationService\x12\x63\n\x12\x43reateConversation\x12%.chatapi.v1.CreateConversationRequest\x1a&.chatapi.v1.CreateConversationResponse\x12Z\n\x0fGetConversation\x12\".chatapi.v1.GetConversationRequest\x1a#.chatapi.v1.GetConversationResponse\x12`\n\x11ListConversations\x12$.chatapi.v1.ListConversationsRequest\x1a%.chatapi.v1.ListConversationsResponse\x12\x63\n\x12UpdateConversation\x12%.chatapi.v1.UpdateConversationRequest\x1a&.chatapi.v1.UpdateConversationResponse\x12\x63\n\x12\x44\x65leteConversation\x12%.chatapi.v1.DeleteConversationRequest\x1a&.chatapi.v1.DeleteConversationResponse\x12Q\n\x0c\x45raseMessage\x12\x1f.chatapi.v1.EraseMessageRequest\x1a .chatapi.v1.EraseMessageResponse\x12Q\n\x0cListMessages\x12\x1f.chatapi.v1.ListMessagesRequest\x1a .chatapi.v1.ListMessagesResponse\x12Q\n\x0cSwitchBranch\x12\x1f.chatapi.v1.SwitchBranchRequest\x1a .chatapi.v1.SwitchBranchResponse\x12]\n\x10\x46orkConversation\x12#.chatapi.v1.ForkConversationRequest\x1a$.chatapi.v1.ForkConversationResponse\x12]\n\x10GetContextReport\x12#.chatapi.v1.GetContextReportRequest\x1a$.chatapi.v1.GetContextReportResponse\x12W\n\x0ePreviewContext\x12!.chatapi.v1.PreviewContextRequest\x1a\".chatapi.v1.PreviewContextResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%chatapi/v1/conversation_service.proto\x12\nchatapi.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63hatapi/v1/chat_service.proto\x1a\x1f\x63hatapi/v1/context_report.proto\x1a\x1d\x63hatapi/v1/conversation.proto\x1a\x18\x63hatapi/v1/message.proto\x1a google/protobuf/field_mask.proto\"i\n\x19\x43reateConversationRequest\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"L\n\x1a\x43reateConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\">\n\x16GetConversationRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"I\n\x17GetConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"\xf4\x01\n\x18ListConversationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12 \n\x0etitle_contains\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12J\n\x06labels\x18\x04 \x03(\x0b\x32\x30.chatapi.v1.ListConversationsRequest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10\x10\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x19ListConversationsResponse\x12/\n\rconversations\x18\x01 \x03(\x0b\x32\x18.chatapi.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x01\n\x19UpdateConversationRequest\x12\x36\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.ConversationB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\"\n\x11\x65xpected_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"L\n\x1aUpdateConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"A\n\x19\x44\x65leteConversationRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"k\n\x1a\x44\x65leteConversationResponse\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x11\n\tsummaries\x18\x02 \x01(\x03\x12\x0f\n\x07vectors\x18\x03 \x01(\x03\x12\x17\n\x0f\x63ontext_reports\x18\x04 \x01(\x03\"M\n\x13\x45raseMessageRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x15\n\rinclude_reply\x18\x02 \x01(\x08\"\x8d\x01\n\x14\x45raseMessageResponse\x12\x10\n\x08messages\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x03\x12\x10\n\x08passages\x18\x03 \x01(\x03\x12\x17\n\x0f\x63ontext_reports\x18\x04 \x01(\x03\x12\x11\n\tsummaries\x18\x05 \x01(\x03\x12\x14\n\x0ctitle_erased\x18\x06 \x01(\x08\"\xa4\x01\n\x13ListMessagesRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\x14\n\x0c\x61ll_branches\x18\x05 \x01(\x08\"~\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.chatapi.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x08siblings\x18\x03 \x03(\x0b\x32\x14.chatapi.v1.Siblings\"2\n\x08Siblings\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\"6\n\x13SwitchBranchRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"F\n\x14SwitchBranchResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"X\n\x17\x46orkConversationRequest\x12\x1f\n\nmessage_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"J\n\x18\x46orkConversationResponse\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\"a\n\x18WatchConversationRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x1f\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xac\x02\n\x19WatchConversationResponse\x12&\n\x07message\x18\x01 \x01(\x0b\x32\x13.chatapi.v1.MessageH\x00\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.chatapi.v1.ReplyEventH\x00\x12\x32\n\x07\x63hanged\x18\x03 \x01(\x0b\x32\x1f.chatapi.v1.ConversationChangedH\x00\x12\x32\n\x07\x64\x65leted\x18\x04 \x01(\x0b\x32\x1f.chatapi.v1.ConversationDeletedH\x00\x12 \n\x04pong\x18\x05 \x01(\x0b\x32\x10.chatapi.v1.PongH\x00\x12+\n\ngoing_away\x18\x06 \x01(\x0b\x32\x15.chatapi.v1.GoingAwayH\x00\x42\x07\n\x05\x65vent\"U\n\x13\x43onversationChanged\x12.\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32\x18.chatapi.v1.Conversation\x12\x0e\n\x06reload\x18\x02 \x01(\x08\"\x15\n\x13\x43onversationDeleted\"8\n\x17GetContextReportRequest\x12\x1d\n\x08reply_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"E\n\x18GetContextReportResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.chatapi.v1.ContextReport\"\xb8\x01\n\x15PreviewContextRequest\x12$\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12+\n\x05parts\x18\x02 \x03(\x0b\x32\x10.chatapi.v1.PartB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12*\n\x08settings\x18\x03 \x01(\x0b\x32\x18.chatapi.v1.TurnSettings\x12 \n\rmax_retrieved\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"n\n\x16PreviewContextResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.chatapi.v1.ContextReport\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.chatapi.v1.PromptMessage\"\xaf\x01\n\rPromptMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12*\n\x07section\x18\x03 \x01(\x0e\x32\x19.chatapi.v1.PromptSection\x12\x13\n\x0bmessage_ids\x18\x04 \x03(\t\x12(\n\ntool_calls\x18\x05 \x03(\x0b\x32\x14.chatapi.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t2\xf6\x08\n\x13\x43onversationService\x12\x63\n\x12\x43reateConversation\x12%.chatapi.v1.CreateConversationRequest\x1a&.chatapi.v1.CreateConversationResponse\x12Z\n\x0fGetConversation\x12\".chatapi.v1.GetConversationRequest\x1a#.chatapi.v1.GetConversationResponse\x12`\n\x11ListConversations\x12$.chatapi.v1.ListConversationsRequest\x1a%.chatapi.v1.ListConversationsResponse\x12\x63\n\x12UpdateConversation\x12%.chatapi.v1.UpdateConversationRequest\x1a&.chatapi.v1.UpdateConversationResponse\x12\x63\n\x12\x44\x65leteConversation\x12%.chatapi.v1.DeleteConversationRequest\x1a&.chatapi.v1.DeleteConversationResponse\x12Q\n\x0c\x45raseMessage\x12\x1f.chatapi.v1.EraseMessageRequest\x1a .chatapi.v1.EraseMessageResponse\x12Q\n\x0cListMessages\x12\x1f.chatapi.v1.ListMessagesRequest\x1a .chatapi.v1.ListMessagesResponse\x12Q\n\x0cSwitchBranch\x12\x1f.chatapi.v1.SwitchBranchRequest\x1a .chatapi.v1.SwitchBranchResponse\x12]\n\x10\x46orkConversation\x12#.chatapi.v1.ForkConversationRequest\x1a$.chatapi.v1.ForkConversationResponse\x12\x62\n\x11WatchConversation\x12$.chatapi.v1.WatchConversationRequest\x1a%.chatapi.v1.WatchConversationResponse0\x01\x12]\n\x10GetContextReport\x12#.chatapi.v1.GetContextReportRequest\x1a$.chatapi.v1.GetContextReportResponse\x12W\n\x0ePreviewContext\x12!.chatapi.v1.PreviewContextRequest\x1a\".chatapi.v1.PreviewContextResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,6 +73,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORKCONVERSATIONREQUEST'].fields_by_name['message_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_FORKCONVERSATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_FORKCONVERSATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_WATCHCONVERSATIONREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_WATCHCONVERSATIONREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_WATCHCONVERSATIONREQUEST'].fields_by_name['after_revision']._loaded_options = None
+  _globals['_WATCHCONVERSATIONREQUEST'].fields_by_name['after_revision']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_GETCONTEXTREPORTREQUEST'].fields_by_name['reply_id']._loaded_options = None
   _globals['_GETCONTEXTREPORTREQUEST'].fields_by_name['reply_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_PREVIEWCONTEXTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
@@ -80,56 +85,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREVIEWCONTEXTREQUEST'].fields_by_name['parts']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
   _globals['_PREVIEWCONTEXTREQUEST'].fields_by_name['max_retrieved']._loaded_options = None
   _globals['_PREVIEWCONTEXTREQUEST'].fields_by_name['max_retrieved']._serialized_options = b'\272H\006\032\004\030d(\000'
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=206
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=311
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=313
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=389
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=391
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=453
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=455
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=528
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=531
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=775
-  _globals['_LISTCONVERSATIONSREQUEST_LABELSENTRY']._serialized_start=730
-  _globals['_LISTCONVERSATIONSREQUEST_LABELSENTRY']._serialized_end=775
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=777
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=878
-  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=881
-  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=1057
-  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=1059
-  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=1135
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1137
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1202
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1204
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1311
-  _globals['_ERASEMESSAGEREQUEST']._serialized_start=1313
-  _globals['_ERASEMESSAGEREQUEST']._serialized_end=1390
-  _globals['_ERASEMESSAGERESPONSE']._serialized_start=1393
-  _globals['_ERASEMESSAGERESPONSE']._serialized_end=1534
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1537
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1701
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1703
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1829
-  _globals['_SIBLINGS']._serialized_start=1831
-  _globals['_SIBLINGS']._serialized_end=1881
-  _globals['_SWITCHBRANCHREQUEST']._serialized_start=1883
-  _globals['_SWITCHBRANCHREQUEST']._serialized_end=1937
-  _globals['_SWITCHBRANCHRESPONSE']._serialized_start=1939
-  _globals['_SWITCHBRANCHRESPONSE']._serialized_end=2009
-  _globals['_FORKCONVERSATIONREQUEST']._serialized_start=2011
-  _globals['_FORKCONVERSATIONREQUEST']._serialized_end=2099
-  _globals['_FORKCONVERSATIONRESPONSE']._serialized_start=2101
-  _globals['_FORKCONVERSATIONRESPONSE']._serialized_end=2175
-  _globals['_GETCONTEXTREPORTREQUEST']._serialized_start=2177
-  _globals['_GETCONTEXTREPORTREQUEST']._serialized_end=2233
-  _globals['_GETCONTEXTREPORTRESPONSE']._serialized_start=2235
-  _globals['_GETCONTEXTREPORTRESPONSE']._serialized_end=2304
-  _globals['_PREVIEWCONTEXTREQUEST']._serialized_start=2307
-  _globals['_PREVIEWCONTEXTREQUEST']._serialized_end=2491
-  _globals['_PREVIEWCONTEXTRESPONSE']._serialized_start=2493
-  _globals['_PREVIEWCONTEXTRESPONSE']._serialized_end=2603
-  _globals['_PROMPTMESSAGE']._serialized_start=2606
-  _globals['_PROMPTMESSAGE']._serialized_end=2781
-  _globals['_CONVERSATIONSERVICE']._serialized_start=2784
-  _globals['_CONVERSATIONSERVICE']._serialized_end=3826
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=237
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=342
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=344
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=420
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=422
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=484
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=486
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=559
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=562
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=806
+  _globals['_LISTCONVERSATIONSREQUEST_LABELSENTRY']._serialized_start=761
+  _globals['_LISTCONVERSATIONSREQUEST_LABELSENTRY']._serialized_end=806
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=808
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=909
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=912
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=1088
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=1090
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=1166
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1168
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1233
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1235
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1342
+  _globals['_ERASEMESSAGEREQUEST']._serialized_start=1344
+  _globals['_ERASEMESSAGEREQUEST']._serialized_end=1421
+  _globals['_ERASEMESSAGERESPONSE']._serialized_start=1424
+  _globals['_ERASEMESSAGERESPONSE']._serialized_end=1565
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1568
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1732
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1734
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1860
+  _globals['_SIBLINGS']._serialized_start=1862
+  _globals['_SIBLINGS']._serialized_end=1912
+  _globals['_SWITCHBRANCHREQUEST']._serialized_start=1914
+  _globals['_SWITCHBRANCHREQUEST']._serialized_end=1968
+  _globals['_SWITCHBRANCHRESPONSE']._serialized_start=1970
+  _globals['_SWITCHBRANCHRESPONSE']._serialized_end=2040
+  _globals['_FORKCONVERSATIONREQUEST']._serialized_start=2042
+  _globals['_FORKCONVERSATIONREQUEST']._serialized_end=2130
+  _globals['_FORKCONVERSATIONRESPONSE']._serialized_start=2132
+  _globals['_FORKCONVERSATIONRESPONSE']._serialized_end=2206
+  _globals['_WATCHCONVERSATIONREQUEST']._serialized_start=2208
+  _globals['_WATCHCONVERSATIONREQUEST']._serialized_end=2305
+  _globals['_WATCHCONVERSATIONRESPONSE']._serialized_start=2308
+  _globals['_WATCHCONVERSATIONRESPONSE']._serialized_end=2608
+  _globals['_CONVERSATIONCHANGED']._serialized_start=2610
+  _globals['_CONVERSATIONCHANGED']._serialized_end=2695
+  _globals['_CONVERSATIONDELETED']._serialized_start=2697
+  _globals['_CONVERSATIONDELETED']._serialized_end=2718
+  _globals['_GETCONTEXTREPORTREQUEST']._serialized_start=2720
+  _globals['_GETCONTEXTREPORTREQUEST']._serialized_end=2776
+  _globals['_GETCONTEXTREPORTRESPONSE']._serialized_start=2778
+  _globals['_GETCONTEXTREPORTRESPONSE']._serialized_end=2847
+  _globals['_PREVIEWCONTEXTREQUEST']._serialized_start=2850
+  _globals['_PREVIEWCONTEXTREQUEST']._serialized_end=3034
+  _globals['_PREVIEWCONTEXTRESPONSE']._serialized_start=3036
+  _globals['_PREVIEWCONTEXTRESPONSE']._serialized_end=3146
+  _globals['_PROMPTMESSAGE']._serialized_start=3149
+  _globals['_PROMPTMESSAGE']._serialized_end=3324
+  _globals['_CONVERSATIONSERVICE']._serialized_start=3327
+  _globals['_CONVERSATIONSERVICE']._serialized_end=4469
 # @@protoc_insertion_point(module_scope)

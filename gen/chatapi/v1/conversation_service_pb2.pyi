@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from chatapi.v1 import chat_service_pb2 as _chat_service_pb2
 from chatapi.v1 import context_report_pb2 as _context_report_pb2
 from chatapi.v1 import conversation_pb2 as _conversation_pb2
 from chatapi.v1 import message_pb2 as _message_pb2
@@ -581,6 +582,139 @@ class ForkConversationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForkConversationResponse: _TypeAlias = ForkConversationResponse  # noqa: Y015
+
+@_typing.final
+class WatchConversationRequest(_message.Message):
+    """What to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    after_revision: _builtins.int
+    """The revision that the client knows; 0 for none. If it is not the current one, ConversationChanged with `reload`
+    comes first.
+    """
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        after_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchConversationRequest: _TypeAlias = WatchConversationRequest  # noqa: Y015
+
+@_typing.final
+class WatchConversationResponse(_message.Message):
+    """Something has happened in the conversation. Clients ignore kinds that they do not know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
+    GOING_AWAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """A message was accepted, or a reply has its place; or a reply has finished whose events could not be told; or a
+        message was erased. As it now is. Of a PENDING reply all text follows in its events, from the first on.
+        """
+
+    @_builtins.property
+    def reply(self) -> _chat_service_pb2.ReplyEvent:
+        """An event of a reply."""
+
+    @_builtins.property
+    def changed(self) -> Global___ConversationChanged:
+        """The conversation has changed. It comes after the messages that belong to the change, and after the last event of a
+        reply that has finished with it.
+        """
+
+    @_builtins.property
+    def deleted(self) -> Global___ConversationDeleted:
+        """The conversation was deleted; the stream ends."""
+
+    @_builtins.property
+    def pong(self) -> _chat_service_pb2.Pong:
+        """Sign of life after a time of silence (20 seconds unless configured)."""
+
+    @_builtins.property
+    def going_away(self) -> _chat_service_pb2.GoingAway:
+        """The stream will end: call again."""
+
+    def __init__(
+        self,
+        *,
+        message: _message_pb2.Message | None = ...,
+        reply: _chat_service_pb2.ReplyEvent | None = ...,
+        changed: Global___ConversationChanged | None = ...,
+        deleted: Global___ConversationDeleted | None = ...,
+        pong: _chat_service_pb2.Pong | None = ...,
+        going_away: _chat_service_pb2.GoingAway | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "deleted", b"deleted", "event", b"event", "going_away", b"going_away", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "deleted", b"deleted", "event", b"event", "going_away", b"going_away", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["message", "reply", "changed", "deleted", "pong", "going_away"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchConversationResponse: _TypeAlias = WatchConversationResponse  # noqa: Y015
+
+@_typing.final
+class ConversationChanged(_message.Message):
+    """The conversation has changed: its head, its title, its settings, or just its revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    RELOAD_FIELD_NUMBER: _builtins.int
+    reload: _builtins.bool
+    """True where more has happened than was told: read the conversation and its messages anew."""
+    @_builtins.property
+    def conversation(self) -> _conversation_pb2.Conversation:
+        """As it now is."""
+
+    def __init__(
+        self,
+        *,
+        conversation: _conversation_pb2.Conversation | None = ...,
+        reload: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "reload", b"reload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationChanged: _TypeAlias = ConversationChanged  # noqa: Y015
+
+@_typing.final
+class ConversationDeleted(_message.Message):
+    """The conversation is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationDeleted: _TypeAlias = ConversationDeleted  # noqa: Y015
 
 @_typing.final
 class GetContextReportRequest(_message.Message):

@@ -81,6 +81,11 @@ class ConversationServiceStub:
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.SerializeToString,
                 response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.FromString,
                 _registered_method=True)
+        self.WatchConversation = channel.unary_stream(
+                '/chatapi.v1.ConversationService/WatchConversation',
+                request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.SerializeToString,
+                response_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationResponse.FromString,
+                _registered_method=True)
         self.GetContextReport = channel.unary_unary(
                 '/chatapi.v1.ConversationService/GetContextReport',
                 request_serializer=chatapi_dot_v1_dot_conversation__service__pb2.GetContextReportRequest.SerializeToString,
@@ -196,6 +201,26 @@ class ConversationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchConversation(self, request, context):
+        """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
+        accepted, the events of replies live, switches of the head, changes of title and settings, erasures, the deletion.
+        It never ends by itself but with the deletion; it ends with UNAUTHENTICATED when the token expires and with
+        UNAVAILABLE when the server drains, each announced by GoingAway. Then call again with the last revision that
+        ConversationChanged told.
+
+        Nothing is missed, but not all of it comes as it happened: after an interruption `ConversationChanged.reload` says
+        that there is more than was told, to be read by GetConversation and ListMessages. Replies that run when the watch
+        begins are told from their first event, so a client that has seen some of these knows them by their names,
+        `(reply_id, attempt, sequence)`. A reply that another server process writes is told when it is finished, as a
+        message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
+        in the same process and through a Redis, and within two seconds otherwise.
+
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContextReport(self, request, context):
         """Returns what the model was given for a past reply.
 
@@ -261,6 +286,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.ForkConversation,
                     request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.FromString,
                     response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.SerializeToString,
+            ),
+            'WatchConversation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchConversation,
+                    request_deserializer=chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.FromString,
+                    response_serializer=chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationResponse.SerializeToString,
             ),
             'GetContextReport': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContextReport,
@@ -518,6 +548,33 @@ class ConversationService:
             '/chatapi.v1.ConversationService/ForkConversation',
             chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationRequest.SerializeToString,
             chatapi_dot_v1_dot_conversation__service__pb2.ForkConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chatapi.v1.ConversationService/WatchConversation',
+            chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.SerializeToString,
+            chatapi_dot_v1_dot_conversation__service__pb2.WatchConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,6 +96,22 @@ class ConversationServiceStub:
     Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
     something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
     """
+    WatchConversation: _grpc.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]
+    """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
+    accepted, the events of replies live, switches of the head, changes of title and settings, erasures, the deletion.
+    It never ends by itself but with the deletion; it ends with UNAUTHENTICATED when the token expires and with
+    UNAVAILABLE when the server drains, each announced by GoingAway. Then call again with the last revision that
+    ConversationChanged told.
+
+    Nothing is missed, but not all of it comes as it happened: after an interruption `ConversationChanged.reload` says
+    that there is more than was told, to be read by GetConversation and ListMessages. Replies that run when the watch
+    begins are told from their first event, so a client that has seen some of these knows them by their names,
+    `(reply_id, attempt, sequence)`. A reply that another server process writes is told when it is finished, as a
+    message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
+    in the same process and through a Redis, and within two seconds otherwise.
+
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+    """
     GetContextReport: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]
     """Returns what the model was given for a past reply.
 
@@ -174,6 +190,22 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
 
     Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
     something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+    """
+    WatchConversation: _aio.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]  # type: ignore[assignment]
+    """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
+    accepted, the events of replies live, switches of the head, changes of title and settings, erasures, the deletion.
+    It never ends by itself but with the deletion; it ends with UNAUTHENTICATED when the token expires and with
+    UNAVAILABLE when the server drains, each announced by GoingAway. Then call again with the last revision that
+    ConversationChanged told.
+
+    Nothing is missed, but not all of it comes as it happened: after an interruption `ConversationChanged.reload` says
+    that there is more than was told, to be read by GetConversation and ListMessages. Replies that run when the watch
+    begins are told from their first event, so a client that has seen some of these knows them by their names,
+    `(reply_id, attempt, sequence)`. A reply that another server process writes is told when it is finished, as a
+    message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
+    in the same process and through a Redis, and within two seconds otherwise.
+
+    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
     """
     GetContextReport: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]  # type: ignore[assignment]
     """Returns what the model was given for a past reply.
@@ -304,6 +336,28 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
         something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchConversation(
+        self,
+        request: _conversation_service_pb2.WatchConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_conversation_service_pb2.WatchConversationResponse], _abc.AsyncIterator[_conversation_service_pb2.WatchConversationResponse]]:
+        """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
+        accepted, the events of replies live, switches of the head, changes of title and settings, erasures, the deletion.
+        It never ends by itself but with the deletion; it ends with UNAUTHENTICATED when the token expires and with
+        UNAVAILABLE when the server drains, each announced by GoingAway. Then call again with the last revision that
+        ConversationChanged told.
+
+        Nothing is missed, but not all of it comes as it happened: after an interruption `ConversationChanged.reload` says
+        that there is more than was told, to be read by GetConversation and ListMessages. Replies that run when the watch
+        begins are told from their first event, so a client that has seen some of these knows them by their names,
+        `(reply_id, attempt, sequence)`. A reply that another server process writes is told when it is finished, as a
+        message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
+        in the same process and through a Redis, and within two seconds otherwise.
+
+        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
         """
 
     @_abc_1.abstractmethod
