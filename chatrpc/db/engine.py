@@ -36,7 +36,7 @@ CALL_TIMEOUT = 15.0
 AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 
 # Plans are kept: all statements name a user, and find the rows by an index whatever the user's size; what does not sets
-# its own. Without the second, a plan made while the tables were small would read them whole until somebody analyses them.
+# its own. Without the second, a plan made while the tables were small would read them whole until they are analysed.
 PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
