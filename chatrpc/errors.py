@@ -139,11 +139,13 @@ class Unavailable(ChatError):
 
     Attributes:
         retry_after: Seconds to wait before the next try.
+        begun: Of a language model: whether it had begun to answer, be it with thoughts alone.
     """
 
     def __init__(self, reason: Reason, message: str, retry_after: float = 1.0) -> None:
         super().__init__(reason, message)
         self.retry_after = retry_after
+        self.begun = False
 
 
 class ModelRejected(ChatError):

@@ -24,7 +24,7 @@ from chatrpc.domain import (
     TurnSettings,
     Usage,
 )
-from chatrpc.errors import ChatError, Reason
+from chatrpc.errors import ChatError, Reason, Unavailable
 from chatrpc.ports import ChatModel, ModelFinished, ModelRequest, TextDelta, ToolCalled
 from chatrpc.schemas import Schema, parse_json
 from chatrpc.turns.content import ReplyContent
@@ -161,9 +161,9 @@ class Rounds:
                     if characters > request.max_output_tokens * LONGEST_TOKEN:
                         self.finish_reason = FinishReason.LENGTH
                         return []
-        except ChatError:
-            # What failed before its first token is charged by no provider.
-            self.asking = bool(characters or calls)
+        except ChatError as error:
+            # What fails before its first token is charged by no provider.
+            self.asking = bool(characters or calls) or (isinstance(error, Unavailable) and error.begun)
             raise
         except TimeoutError:
             if not characters and not self._content.events:

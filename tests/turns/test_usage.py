@@ -45,12 +45,18 @@ async def test_the_providers_count_is_booked_with_what_came_from_its_cache(
 async def test_what_fails_before_its_first_token_used_nothing(
     process: Process, database: Database, user_id: UUID, provider: Provider
 ) -> None:
-    provider.script(Answer(status=500), Answer(deltas=("half",), fault=Fault.CUT))
-    for _ in range(2):
+    thought = {"choices": [{"index": 0, "delta": {"reasoning_content": "Let me see."}}]}
+    provider.script(
+        Answer(status=500),
+        Answer(deltas=("half",), fault=Fault.CUT),
+        Answer(deltas=(), first_chunks=(thought,), fault=Fault.CUT),
+    )
+    for _ in range(3):
         await process.said("Hi.")
-    nothing, cut = await entries(database, user_id)
+    nothing, cut, thinking = await entries(database, user_id)
     assert (nothing["prompt_tokens"], nothing["completion_tokens"], nothing["estimated"]) == (0, 0, False)
     assert (cut["prompt_tokens"] > 0, cut["completion_tokens"] > 0, cut["estimated"]) == (True, True, True)
+    assert (thinking["prompt_tokens"] > 0, thinking["completion_tokens"], thinking["estimated"]) == (True, 0, True)
 
 
 async def test_a_stopped_reply_is_booked_with_what_it_has(

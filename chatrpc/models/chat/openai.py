@@ -149,4 +149,5 @@ class OpenAIChatModel:
 def _told(broken: AttemptError) -> ChatError:
     if isinstance(broken.error, Unavailable):
         broken.error.retry_after = max(broken.retry_after or 0.0, 1.0)
+        broken.error.begun = broken.begun
     return broken.error
