@@ -134,23 +134,34 @@ class Household:
         return created.id
 
     async def send(
-        self, conversation_id: UUID, text: str, *, parent: UUID | None = None, process: int = 0, told: bool = True
+        self,
+        conversation_id: UUID,
+        text: str,
+        *,
+        parent: UUID | None = None,
+        at_root: bool = False,
+        process: int = 0,
+        told: bool = True,
     ) -> Turn:
         accepted = await self.transcript.append(
             self.user_id,
-            OutgoingMessage(conversation_id, uuid4().hex, (TextPart(text),), parent_id=parent),
+            OutgoingMessage(conversation_id, uuid4().hex, (TextPart(text),), parent_id=parent, at_root=at_root),
             tokens=estimate_tokens(text),
             actor=None,
             owner=uuid4(),
         )
         if told:
             self.processes[process].appended(self.user_id, accepted)
+        return self.begun(accepted)
+
+    def begun(self, accepted: Accepted) -> Turn:
+        """Note a turn whose reply is the head."""
         before = self.path_to(accepted.message.parent_id)
         turn = Turn(accepted, [*before, accepted.message.id])
         self.turns.append(turn)
         for message in (accepted.message, accepted.reply):
             self.messages[message.id] = message
-        self.heads[conversation_id] = accepted.reply.id
+        self.heads[accepted.message.conversation_id] = accepted.reply.id
         return turn
 
     async def finish(
@@ -220,7 +231,7 @@ class Household:
         """Promises 2 and 3 for a context of the path that ends with the query, None in a dry run."""
         report, prompt = context.report, context.prompt
         before = path[:-1]
-        numbered = {(each.conversation_id, each.sequence): each.id for each in self.messages.values()}
+        numbered = {(each.conversation_id, self.number(each)): each.id for each in self.messages.values()}
         listed = [
             numbered[report.conversation_id, int(found)]
             for each in prompt
@@ -271,6 +282,10 @@ class Household:
                 assert hit.message_id in covered
             else:
                 assert hit.message_id in self.path_to(self.heads[found.conversation_id])
+
+    def number(self, message: Message) -> int:
+        """By which the summariser names a message of a conversation."""
+        return message.sequence
 
     @staticmethod
     def _check_quote(role: str, content: str, message: Message) -> None:
