@@ -3,8 +3,8 @@
 --
 -- The write is fenced: it happens only while the reply is pending and of the given attempt, so that at most one attempt
 -- ever commits. `finished` is false where it did not happen, and nothing is booked. Where p_usage is null, the attempt
--- ends what a dead process left behind and has used nothing itself: the reply then bears what was booked for that
--- process, and `usage` returns it.
+-- ends what a dead process left behind and has used nothing itself: the reply then bears what was booked for the
+-- last attempt before that used anything, and `usage` returns it.
 --
 -- p_context_tokens is what the prompt and the reply came to, for the next reservation.
 --
@@ -73,7 +73,11 @@ BEGIN
     IF p_usage IS NULL THEN
         SELECT jsonb_build_object('prompt_tokens', e.prompt_tokens, 'cached_tokens', e.cached_tokens,
                                   'completion_tokens', e.completion_tokens, 'estimated', e.estimated) INTO borne
-        FROM usage_entries e WHERE e.user_id = p_user AND e.id = p_reply AND e.attempt = p_attempt - 1;
+        FROM usage_entries e
+        WHERE e.user_id = p_user AND e.id = p_reply AND e.attempt < p_attempt
+          -- One that was taken over before it asked the model has no part in the text.
+          AND e.prompt_tokens + e.completion_tokens > 0
+        ORDER BY e.attempt DESC LIMIT 1;
     END IF;
     finished_at := now();
     UPDATE messages m SET

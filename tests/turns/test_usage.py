@@ -11,6 +11,7 @@ import pytest
 
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
+from chatrpc.db.transcript import Claim
 from chatrpc.domain import MessageState, Quota, Sampling, TurnSettings
 from chatrpc.errors import Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta
@@ -105,6 +106,32 @@ async def test_an_attempt_that_dies_with_its_process_is_booked_from_its_reservat
             assert ended.message.usage.prompt_tokens == killed["prompt_tokens"]
         else:
             assert last["prompt_tokens"] == ended.message.usage.prompt_tokens > 0
+
+
+async def test_a_reply_that_is_ended_bears_what_the_attempt_that_wrote_it_used(
+    database: Database, user_id: UUID, conversation_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(deltas=("so far",), fault=Fault.STALL))
+    async with (
+        running(database, provider, user_id, conversation_id) as one,
+        running(database, provider, user_id, conversation_id) as other,
+    ):
+        accepted, events = await one.send("Hi.")
+        await take(events, 2)
+        await checkpointed(database, user_id)
+        await die(one)
+        transcript, owner = other.turns._parts.transcript, other.lease.process_id
+        # The second attempt is over before it has asked the model.
+        for attempt in (2, 3):
+            assert await transcript.begin_attempt(user_id, accepted.reply.id, owner) == attempt
+        await other.turns.take_over(Claim(user_id, accepted.reply.id, 3), interrupt=True)
+        ended = (await other.followed(accepted.reply.id))[-1].event
+        assert isinstance(ended, Completed)
+        usage = ended.message.usage
+        assert usage is not None
+        booked = [(each["prompt_tokens"], each["completion_tokens"]) for each in await entries(database, user_id)]
+        assert sorted(booked) == [(0, 0), (0, 0), (usage.prompt_tokens, usage.completion_tokens)]
+        assert usage.estimated
 
 
 async def checkpointed(database: Database, user_id: UUID) -> None:
