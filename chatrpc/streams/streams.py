@@ -207,6 +207,11 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise StreamsAway from error
+    except AttributeError as error:
+        # The client library writes to a connection that another task has closed meanwhile.
+        if error.obj is not None:
+            raise
+        raise StreamsAway from error
 
 
 async def end(*tasks: asyncio.Task[None]) -> None:
