@@ -31,7 +31,7 @@ from bench.crash.faults import Faults
 from bench.crash.history import History
 from bench.crash.provider import Script
 from bench.crash.stack import Stack, records, run_stack
-from bench.crash.stored import pending, read_messages
+from bench.crash.stored import pending, read_bookings, read_messages, read_sums
 from bench.table import percentile, print_table
 from chatrpc.turns.lease import LEASE
 from tests.support.provider import Provider
@@ -62,6 +62,8 @@ async def run(options: argparse.Namespace, directory: Path) -> int:
             progress.cancel()
         history.served = script.served()
         history.stored = await read_messages(stack.postgres.server.url)
+        history.booked = await read_bookings(stack.postgres.server.url)
+        history.sums = await read_sums(stack.postgres.server.url)
         logs = stack.logs
     violations = check(history)
     _print(options, history, script, faults, logs, time.monotonic() - began)
@@ -124,6 +126,10 @@ def _print(
             counts[f"replies {row.ending.state}{failure}{interrupted}"] += 1
             counts["replies of a later attempt than the first"] += row.ending.attempt > 1
     sent_again = sum(sent.tries > 1 or len(sent.accepted) > 1 for sent in history.sent)
+    booked = [each.usage for each in history.booked]
+    counts["tokens booked"] = sum(usage.prompt + usage.completion for usage in booked)
+    counts["tokens booked, estimated"] = sum(usage.prompt + usage.completion for usage in booked if usage.estimated)
+    counts["attempts booked"] = len(booked)
     rows: list[list[object]] = [
         ["seed", str(options.seed)],
         ["minutes", seconds / 60],

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.crash.history import Acceptance, Ending, History, Reading, Sent, Served, Stored, Told
+from bench.crash.history import Acceptance, Booked, Ending, History, Reading, Sent, Served, Stored, Tokens, Told
 
 # What a reply may fail with when its provider or its network does.
 NAMED_FAILURES = frozenset({"MODEL_UNAVAILABLE", "TURN_TIMED_OUT"})
+NOTHING = Tokens(0, 0)
 # The provider begins each answer with its own number, by which a stored text is traced to it.
 SERVED_NUMBER = re.compile(r"#(\d+) ")
 
@@ -50,6 +51,7 @@ def check(history: History) -> list[Violation]:
         *_conversations(history),
         *_readings(history),
         *_replies(history),
+        *_ledger(history),
         *(Violation(Kind.UNEXPECTED, "", sentence) for sentence in history.unexpected),
     ]
 
@@ -205,7 +207,7 @@ def _usage(reply_id: str, stored: Ending, key: str, served: dict[int, Served]) -
     if answer is None:
         if stored.text or stored.state == "complete":
             yield Violation(Kind.TEXT, reply_id, f"No answer of the provider begins like {stored.text[:50]!r}.")
-        elif not stored.usage.estimated:
+        elif not stored.usage.estimated and stored.usage != NOTHING:
             yield Violation(Kind.USAGE, reply_id, f"Nothing was served, and {stored.usage} is stored.")
         return
     whole = stored.state == "complete"
@@ -220,6 +222,36 @@ def _usage(reply_id: str, stored: Ending, key: str, served: dict[int, Served]) -
         yield Violation(Kind.USAGE, reply_id, f"An estimate is stored, though {answer} was served.")
     elif stored.text and not stored.usage.completion:
         yield Violation(Kind.USAGE, reply_id, f"The estimate {stored.usage} leaves the text out.")
+
+
+def _ledger(history: History) -> Iterator[Violation]:
+    """Each attempt is booked: one whose process was killed with its reservation, the last one as its reply says."""
+    booked: defaultdict[str, dict[int, Booked]] = defaultdict(dict)
+    for each in history.booked:
+        if each.attempt in booked[each.reply_id]:
+            yield Violation(Kind.USAGE, each.reply_id, f"Attempt {each.attempt} is booked twice.")
+        booked[each.reply_id][each.attempt] = each
+    killed = {(orphan.reply_id, orphan.attempt) for orphan in history.orphans}
+    for row in history.stored:
+        if row.ending is None or row.ending.state == "pending":
+            continue
+        entries = booked.pop(row.id, {})
+        last = row.ending.attempt
+        if sorted(entries) != list(range(1, last + 1)):
+            yield Violation(Kind.USAGE, row.id, f"Of {last} attempts, {sorted(entries)} are booked.")
+            continue
+        # Whoever ends a reply with what another left behind uses nothing itself, and the reply bears what that one did.
+        bearer = last - 1 if last > 1 and entries[last].usage == NOTHING else last
+        if row.ending.usage not in (entries[last].usage, entries[bearer].usage):
+            yield Violation(Kind.USAGE, row.id, f"{row.ending.usage} is stored, {entries[last]} is booked.")
+        for entry in entries.values():
+            reserved = entry.usage.estimated and entry.usage.prompt + entry.usage.completion == entry.reserved > 0
+            if entry.attempt < last and (row.id, entry.attempt) in killed and not reserved:
+                yield Violation(Kind.USAGE, row.id, f"Its process was killed, and {entry} is booked.")
+    for reply_id in booked:
+        yield Violation(Kind.USAGE, reply_id, "It is booked, and is not a finished reply.")
+    for user_id, entries_sum, hours_sum in history.sums:
+        yield Violation(Kind.USAGE, user_id, f"{entries_sum} tokens are booked, {hours_sum} in the sums by the hour.")
 
 
 def by_kind(violations: Iterable[Violation]) -> dict[Kind, int]:

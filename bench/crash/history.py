@@ -139,6 +139,16 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Booked:
+    """What the ledger says that one attempt at a reply has used, and how many tokens had been reserved."""
+
+    reply_id: str
+    attempt: int
+    usage: Tokens
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
 class Orphan:
     """A reply whose process was killed at a moment (monotonic seconds), and its attempt then."""
 
@@ -155,6 +165,7 @@ class History:
         first_told: When each attempt of a reply was first heard of, by (reply, attempt), in monotonic seconds.
         troubles: What clients were answered other than what they wanted, by code and reason.
         unexpected: Answers that no fault explains, for people.
+        sums: Of users whose sums by the hour are not those of their bookings, both in tokens.
         outages: When something was away that a takeover needs, as (what, from, until).
     """
 
@@ -162,6 +173,8 @@ class History:
     readings: list[Reading] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
+    booked: list[Booked] = field(default_factory=list)
+    sums: list[tuple[str, int, int]] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
     first_told: dict[tuple[str, int], float] = field(default_factory=dict)
     troubles: Counter[str] = field(default_factory=Counter)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench.crash.checker import Kind, check
-from bench.crash.history import Acceptance, Ending, History, Reading, Sent, Served, Stored, Tokens, Told
+from bench.crash.history import Acceptance, Booked, Ending, History, Orphan, Reading, Sent, Served, Stored, Tokens, Told
 
 USAGE = Tokens(11, 3)
 
@@ -45,6 +45,12 @@ def clean() -> History:
     first = told(1, "context_report", "#1 one ", "two ", "completed", ending=whole)
     died = told(1, "context_report", "#2 lost ")
     second = told(2, "restarted", "context_report", "#3 new ", "completed", ending=again)
+    history.booked += [
+        Booked("reply-1", 1, USAGE, 100),
+        Booked("reply-2", 1, Tokens(60, 40, estimated=True), 100),
+        Booked("reply-2", 2, USAGE, 100),
+    ]
+    history.orphans.append(Orphan("reply-2", 1, 0.0))
     history.readings += [
         Reading("reply-1", "session", (0, 0), list(first)),
         Reading("reply-1", "edge", (1, 2), first[2:]),
@@ -162,6 +168,30 @@ def exact_usage_of_what_was_cut(history: History) -> None:
     history.served[0] = replace(history.served[0], whole=False)
 
 
+def attempt_that_is_not_booked(history: History) -> None:
+    del history.booked[1]
+
+
+def attempt_that_is_booked_twice(history: History) -> None:
+    history.booked.append(history.booked[0])
+
+
+def killed_attempt_that_costs_nothing(history: History) -> None:
+    history.booked[1] = replace(history.booked[1], usage=Tokens(0, 0, estimated=True))
+
+
+def killed_attempt_that_is_no_estimate(history: History) -> None:
+    history.booked[1] = replace(history.booked[1], usage=Tokens(60, 40))
+
+
+def other_booking_than_the_replys(history: History) -> None:
+    history.booked[2] = replace(history.booked[2], usage=Tokens(11, 4))
+
+
+def wrong_sum(history: History) -> None:
+    history.sums.append(("user", 14, 15))
+
+
 def anothers_answer(history: History) -> None:
     history.served[0] = replace(history.served[0], key="key-2")
 
@@ -201,6 +231,12 @@ def test_a_history_without_fault_passes() -> None:
         (wrong_usage, Kind.USAGE),
         (estimate_of_what_was_served, Kind.USAGE),
         (exact_usage_of_what_was_cut, Kind.USAGE),
+        (attempt_that_is_not_booked, Kind.USAGE),
+        (attempt_that_is_booked_twice, Kind.USAGE),
+        (killed_attempt_that_costs_nothing, Kind.USAGE),
+        (killed_attempt_that_is_no_estimate, Kind.USAGE),
+        (other_booking_than_the_replys, Kind.USAGE),
+        (wrong_sum, Kind.USAGE),
         (anothers_answer, Kind.TEXT),
         (unnamed_failure, Kind.UNEXPECTED),
         (unexpected_answer, Kind.UNEXPECTED),
@@ -214,7 +250,8 @@ def test_a_planted_violation_is_found(plant: Callable[[History], None], kind: Ki
 
 def test_an_interrupted_reply_keeps_a_prefix_of_what_was_served_and_an_estimate() -> None:
     history = clean()
-    ending = Ending(2, "cancelled", "interrupted", "", "#2 lo", Tokens(0, 2, estimated=True))
+    ending = Ending(2, "cancelled", "interrupted", "", "#2 lo", history.booked[1].usage)
+    history.booked[2] = replace(history.booked[2], usage=Tokens(0, 0))
     place = row(history, "reply-2")
     history.stored[place] = replace(history.stored[place], ending=ending, text=ending.text)
     end = told(2, "restarted", "#2 lo", "completed", ending=ending)
