@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,49 +25,19 @@ from chatapi.v1.conversation_service_pb2 import CreateConversationRequest
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from chatapi.v1.message_pb2 import OutgoingMessage, Part, TextPart
 
+from bench.served import run_servers, server_environment
 from bench.table import percentile, print_table
 from chatrpc.db.migrate import upgrade
-from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
+from chatrpc.dev.issuer import LocalIssuer
 from chatrpc.dev.postgres import run_postgres
 from tests.support.provider import Answer, Provider
 from tests.support.redis_server import RedisServer
 
 AT_ONCE = 8
-START_TIMEOUT = 60.0
 RESUME_BARS = {"same server": 0.05, "other server": 0.1}
 STOP_BAR = 0.1
 
 Times = dict[str, list[float]]
-
-
-@asynccontextmanager
-async def serve(environment: dict[str, str]) -> AsyncIterator[str]:
-    """A server process; where it listens."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("chatrpc"),
-        "serve",
-        env={**os.environ, **environment},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    port = 0
-    try:
-        async with asyncio.timeout(START_TIMEOUT):
-            async for line in process.stderr:
-                record = json.loads(line)
-                port = record.get("port", port)
-                if record["event"] == "ready":
-                    break
-        # A server whose log nobody takes would stand still.
-        reading = asyncio.ensure_future(process.stderr.read())
-        yield f"127.0.0.1:{port}"
-        process.terminate()
-        await reading
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 class Rounds:
@@ -127,21 +93,14 @@ async def run(rounds: int) -> None:
         provider = await stack.enter_async_context(Provider())
         provider.answer = lambda _: Answer(deltas=("token ",) * 1_000, rate=50.0)
         await asyncio.to_thread(upgrade, postgres.url)
-        environment = {
-            "CHATRPC_DATABASE_URL": postgres.url,
-            "CHATRPC_REDIS_URL": redis.url,
-            "CHATRPC_AUTH_ISSUER": ISSUER,
-            "CHATRPC_AUTH_AUDIENCE": AUDIENCE,
-            "CHATRPC_AUTH_JWKS_FILE": str(issuer.jwks_file),
-            "CHATRPC_MODEL_BASE_URL": provider.base_url,
-            "CHATRPC_MODEL_NAME": "scripted",
-            "CHATRPC_SERVER_HOST": "127.0.0.1",
-            "CHATRPC_SERVER_PORT": "0",
+        environment = server_environment(postgres.url, redis.url, issuer, provider.base_url) | {
             "CHATRPC_SERVER_DRAIN_DELAY": "0",
             "CHATRPC_SERVER_DRAIN_GRACE": "1",
-            "CHATRPC_SERVER_EMBEDDED_WORKER": "false",
+            # However slow the machine, it is not this that is measured.
+            "CHATRPC_SERVER_TARGET_DELAY_MS": "0",
         }
-        targets = [await stack.enter_async_context(serve(environment)) for _ in range(2)]
+        servers = await stack.enter_async_context(run_servers(2, environment))
+        targets = [server.target for server in servers]
         channels = [await stack.enter_async_context(grpc.aio.insecure_channel(target)) for target in targets]
         clients = Rounds(provider, channels, issuer.mint("alice"))
         # The first ones import and prepare what no later one does.

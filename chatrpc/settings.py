@@ -337,7 +337,7 @@ class ServerSettings(_Section):
         default=8, ge=0, le=1_000, description="Messages that wait for the replies before them in one conversation."
     )
     target_delay_ms: int = Field(
-        default=30,
+        default=100,
         ge=0,
         le=1_000,
         description="Milliseconds that a new turn waits to be begun at most. If one would wait longer, the server is "

@@ -39,7 +39,8 @@ BUSY = 0.85
 # The share of the slots that is left after an interval that was too busy, and how many a second come back otherwise.
 DECREASE = 0.7
 INCREASE = 12.0
-# How often the usual number of slots there are at most.
+# There are never fewer, since one turn alone mostly waits for the database; and at most so many times the usual number.
+LEAST = 2
 STRETCH = 8
 # Those who are refused come back spread over these seconds.
 COME_BACK = (1.0, 3.0)
@@ -170,7 +171,7 @@ class Admission:
         # The first look has none to compare with: an infinite time has passed.
         self._busy = runnable - self._looked_runnable > BUSY * passed
         if self._busy:
-            self._limit = max(1.0, self._limit * DECREASE)
+            self._limit = max(float(min(LEAST, self._usual)), self._limit * DECREASE)
         elif self._limit < self._usual:
             self._limit = min(float(self._usual), self._limit + INCREASE * passed)
         self._looked_at, self._looked_runnable = now, runnable
