@@ -14,10 +14,19 @@ from enum import Enum, auto
 from functools import partial
 
 import click
-from chatapi.v1.message_pb2 import MESSAGE_STATE_PENDING, ROLE_ASSISTANT, ROLE_USER, OutgoingMessage
+from chatapi.v1.chat_service_pb2 import RegenerateReplyRequest
+from chatapi.v1.message_pb2 import (
+    BUSY_POLICY_INTERRUPT,
+    MESSAGE_STATE_PENDING,
+    ROLE_ASSISTANT,
+    ROLE_USER,
+    Message,
+    OutgoingMessage,
+)
 
 from chatrpc.cli.access import Access, needs_access
 from chatrpc.cli.answer import Answer, ending_of, text_of
+from chatrpc.cli.branches import branches_text, message_named
 from chatrpc.cli.context_text import context_text
 from chatrpc.cli.remote import Remote
 from chatrpc.cli.terminal import Lines, printable
@@ -29,6 +38,10 @@ Type a message and press Enter. Commands:
   /cancel        stop the answer that is being written; Ctrl-C does the same
   /context       what the model was given for the last answer, and why
   /history [N]   the last N messages of the conversation, 20 by default
+  /regenerate    another answer to the last message; the one before stays
+  /branches      where there are several versions of a message or an answer
+  /switch N      go on from the version that is message number N
+  /fork [N]      go on in a copy of the conversation that ends with message N, the last by default
   /new           begin a new conversation with the next message
   /help          this list
   /quit          leave; so do Ctrl-D, and Ctrl-C while nothing is being answered"""
@@ -186,7 +199,7 @@ class _Talk:
 
     async def _go_on_with(self, conversation_id: str) -> None:
         found = await self._remote.conversation(conversation_id)
-        self._conversation_id = conversation_id
+        self._conversation_id, self._reply_id = conversation_id, ""
         title = printable(found.title)
         click.secho(f"[conversation {conversation_id}: {title}, {found.message_count:,} messages]", dim=True)
         for message in await self._remote.newest_messages(conversation_id, 1):
@@ -209,6 +222,14 @@ class _Talk:
                 click.echo(HELP)
             case "/history":
                 await self._show_history(argument.strip())
+            case "/regenerate":
+                await self._regenerate()
+            case "/branches":
+                await self._show_branches()
+            case "/switch":
+                await self._switch(argument.strip())
+            case "/fork":
+                await self._fork(argument.strip())
             case "/new":
                 self._conversation_id = self._reply_id = ""
                 click.echo("The next message begins a new conversation.")
@@ -216,6 +237,58 @@ class _Talk:
                 click.echo(f"There is no command {command}; /help lists them.", err=True)
             case _:
                 await self._say(line)
+
+    async def _regenerate(self) -> None:
+        last = await self._named("")
+        if last is None:
+            return
+        with self._answering() as answer:
+            request = RegenerateReplyRequest(
+                conversation_id=self._conversation_id,
+                message_id=last.id,
+                busy_policy=BUSY_POLICY_INTERRUPT,
+            )
+            turn = await self._session.regenerate(request)
+            self._reply_id = turn.reply_id
+            await answer.write(turn)
+
+    async def _show_branches(self) -> None:
+        if not self._conversation_id:
+            click.echo("Nothing has been said yet.")
+            return
+        conversation = await self._remote.conversation(self._conversation_id)
+        messages, siblings = await self._remote.tree(self._conversation_id)
+        click.echo(printable(branches_text(messages, siblings, conversation.head_message_id)))
+
+    async def _switch(self, argument: str) -> None:
+        if not argument:
+            click.echo("/switch takes the number of a message, as /branches shows it.", err=True)
+            return
+        message = await self._named(argument)
+        if message is not None:
+            conversation = await self._remote.switch(message.id)
+            await self._go_on_with(conversation.id)
+
+    async def _fork(self, argument: str) -> None:
+        message = await self._named(argument)
+        if message is not None:
+            conversation = await self._remote.fork(message.id)
+            await self._go_on_with(conversation.id)
+
+    async def _named(self, argument: str) -> Message | None:
+        """The message of a number, the last of the path by default; None, and a word about it, where there is none."""
+        if not self._conversation_id:
+            click.echo("Nothing has been said yet.")
+            return None
+        if not argument:
+            [last] = await self._remote.newest_messages(self._conversation_id, 1)
+            return last
+        messages, _ = await self._remote.tree(self._conversation_id)
+        try:
+            return message_named(messages, argument)
+        except InvalidInput as error:
+            click.echo(error.message, err=True)
+            return None
 
     async def _say(self, text: str) -> None:
         with self._answering() as answer:

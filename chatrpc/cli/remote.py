@@ -11,6 +11,7 @@ from chatapi.v1.conversation_pb2 import (
 )
 from chatapi.v1.conversation_service_pb2 import (
     CreateConversationRequest,
+    ForkConversationRequest,
     GetContextReportRequest,
     GetContextReportResponse,
     GetConversationRequest,
@@ -18,6 +19,8 @@ from chatapi.v1.conversation_service_pb2 import (
     ListMessagesRequest,
     PreviewContextRequest,
     PreviewContextResponse,
+    Siblings,
+    SwitchBranchRequest,
 )
 from chatapi.v1.message_pb2 import Message, Part, TextPart
 
@@ -62,6 +65,29 @@ class Remote:
             if len(messages) >= number or not page.next_page_token:
                 return messages[:number][::-1]
             request.page_token = page.next_page_token
+
+    async def tree(self, conversation_id: str) -> tuple[list[Message], list[Siblings]]:
+        """All messages of a conversation in order of acceptance, and which of them stand beside each other."""
+        messages: list[Message] = []
+        siblings: dict[str, Siblings] = {}
+        request = ListMessagesRequest(conversation_id=conversation_id, page_size=_PAGE, all_branches=True)
+        while True:
+            page = await self._client.call(self._stub.ListMessages, request)
+            messages += page.messages
+            siblings |= {each.parent_id: each for each in page.siblings}
+            if not page.next_page_token:
+                return messages, list(siblings.values())
+            request.page_token = page.next_page_token
+
+    async def switch(self, message_id: str) -> Conversation:
+        """Make the path through a message the active one."""
+        request = SwitchBranchRequest(message_id=message_id)
+        return (await self._client.call(self._stub.SwitchBranch, request)).conversation
+
+    async def fork(self, message_id: str) -> Conversation:
+        """A new conversation with copies of the path to a message."""
+        request = ForkConversationRequest(message_id=message_id, request_id=str(uuid4()))
+        return (await self._client.call(self._stub.ForkConversation, request)).conversation
 
     async def context_report(self, reply_id: str) -> GetContextReportResponse:
         """What the model was given for a reply."""

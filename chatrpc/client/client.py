@@ -18,11 +18,13 @@ from chatrpc.client.endpoint import open_channel
 from chatrpc.client.errors import CallError
 from chatrpc.client.retry import Backoff, RetryListener, RetryPolicy
 from chatrpc.client.session import ChatSession
+from chatrpc.client.watch import watch_conversation
 
 if TYPE_CHECKING:
     # Only the type hints know these classes.
     from chatapi.v1.account_service_pb2_grpc import AccountServiceAsyncStub
     from chatapi.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
+    from chatapi.v1.conversation_service_pb2 import WatchConversationResponse
     from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceAsyncStub
     from chatapi.v1.knowledge_service_pb2_grpc import KnowledgeServiceAsyncStub
 
@@ -121,6 +123,12 @@ class ChatClient:
             yield session
         finally:
             await session.aclose()
+
+    def watch(self, conversation_id: str, after_revision: int = 0) -> AsyncGenerator[WatchConversationResponse, None]:
+        """What happens in a conversation, whoever does it, until it is deleted; see `watch_conversation`."""
+        return watch_conversation(
+            self.conversations, self._credentials, self._new_backoff(), conversation_id, after_revision
+        )
 
     def _new_backoff(self) -> Backoff:
         return Backoff(self._retry, self._credentials, self._listener)

@@ -13,6 +13,7 @@ from chatapi.v1.chat_service_pb2 import (
     ChatRequest,
     ChatResponse,
     MessageAccepted,
+    RegenerateReplyRequest,
     ReplyEvent,
     ResumeReplyRequest,
     SubmitToolResultsRequest,
@@ -70,6 +71,23 @@ class ChatSession:
         await turn.begin()
         return turn
 
+    async def regenerate(self, request: RegenerateReplyRequest) -> Turn:
+        """Have a message replied to anew, again after each failure that may pass, always with the same key: that makes
+        one reply. Without a key of the caller's it gets one of its own.
+
+        Returns:
+            The turn, once the new reply has its place.
+
+        Raises:
+            CallError: The request is refused, or failed as in `send`.
+        """
+        asked = RegenerateReplyRequest()
+        asked.CopyFrom(request)
+        asked.client_message_id = asked.client_message_id or str(uuid4())
+        turn = Turn(self._stream, self._new_backoff, message=asked)
+        await turn.begin()
+        return turn
+
     def resume(self, reply_id: str, attempt: int = 0, after_sequence: int = 0) -> Turn:
         """Follow a reply from the event after one that was seen; from the first by default."""
         return Turn(self._stream, self._new_backoff, reply_id=reply_id, attempt=attempt, after_sequence=after_sequence)
@@ -113,7 +131,7 @@ class Turn:
         open_stream: Callable[[], Awaitable[ChatStream]],
         new_backoff: Callable[[], Backoff],
         *,
-        message: OutgoingMessage | None = None,
+        message: OutgoingMessage | RegenerateReplyRequest | None = None,
         reply_id: str = "",
         attempt: int = 0,
         after_sequence: int = 0,
@@ -231,7 +249,9 @@ class Turn:
 
     def _request(self) -> ChatRequest:
         request_id = str(uuid4())
-        if not self.reply_id:
+        if isinstance(self._outgoing, RegenerateReplyRequest) and not self.reply_id:
+            return ChatRequest(request_id=request_id, regenerate=self._outgoing)
+        if isinstance(self._outgoing, OutgoingMessage) and not self.reply_id:
             return ChatRequest(request_id=request_id, send=self._outgoing)
         return ChatRequest(
             request_id=request_id,
