@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", (ROOT / "docs" / "clients.md").read_
 
 # An example that is added is missed here until a test runs it.
 ALICES_TOKEN, INSTALL_STUBS, WITH_STUBS, SERVICES_TOKEN, FOR_A_USER, ERRORS, TOOLS, WITH_CLIENT = BLOCKS[:8]
-INSTALL_PAGE, PAGE, CALL, REPORT, EXPLAIN, ERASE = BLOCKS[8:]
+INSTALL_PAGE, PAGE, CALL, REPORT, EXPLAIN, BRANCH, ERASE = BLOCKS[8:]
 
 # What a page does with the module of the example.
 VISIT = """
@@ -147,3 +147,19 @@ def test_an_engineer_calls_by_hand(dev: Dev, user: str) -> None:
     assert report.count("Model: chatrpc-offline; embeddings by") == 2
     assert '"messages": "2"' in report
     assert '"memory": "CONVERSATION_MEMORY_TEMPORARY"' in report
+
+
+def test_a_conversation_branches_by_hand(dev: Dev, user: str) -> None:
+    token = dev.token_of(user)
+    [made, _] = re.findall(r'"id": "(.*)"', bash(here(CALL, dev, user), CHATRPC_TOKEN=token))
+    told = bash(
+        *(here(example, dev, user) for example in (CALL, REPORT, BRANCH)), CHATRPC_TOKEN=token, CONVERSATION=made
+    )
+    told = told[told.index('"accepted"') :]
+    assert told.count('"siblings"') == 1
+    reply = re.findall(r'"headMessageId": "(.*)"', told)[0]
+    assert told.index('"siblings"') < told.index(f'"headMessageId": "{reply}"')
+    heads = re.findall(r'"headMessageId": "(.*)"', told)
+    assert len(heads) == 3
+    assert heads[2] == reply != heads[1]
+    assert '"reload": true' in told
