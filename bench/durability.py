@@ -5,10 +5,10 @@ round trip is a change of direction, a statement an Execute. The language model 
 once and once over five seconds at 50 tokens a second; the user has a quota, so that the ledger reserves and settles.
 The first turn prepares the statements and is not counted.
 
-Compared are the turn as servers run it, alone and with a Redis that holds the reply log, with a bare one: no checkpoints
-and a log in memory. The ledger cannot be taken out, since it has no statements of its own: it is a part of those that
-accept and finish, which the bare turn has as well. A server's lease is renewed every three seconds whatever the number
-of turns, over a pool of its own here, and not counted.
+Compared are the turn as servers run it, alone and with a Redis that holds the reply log, with a bare one: no
+checkpoints and a log in memory. The ledger cannot be taken out, since it has no statements of its own: it is a part of
+those that accept and finish, which the bare turn has as well. A server's lease is renewed every three seconds whatever
+the number of turns, over a pool of its own here, and not counted.
 
 Bar: at most two more round trips than the bare turn, and one for each second of streaming; none for a delta.
 """

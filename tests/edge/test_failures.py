@@ -8,11 +8,12 @@ from datetime import timedelta
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from grpc_status import rpc_status
 
 from chatrpc.settings import AuthSettings
 from tests.edge.edge import Edge, edge_before, edge_before_two, until
 from tests.edge.issuer import SigningKey
-from tests.edge.upstream import CHAT, FAIL, HANG, LIST_MESSAGES, serve_upstream
+from tests.edge.upstream import CHAT, FAIL, HANG, LIST_MESSAGES, REFUSAL, REFUSE, serve_upstream
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -89,6 +90,22 @@ async def test_a_server_is_not_ejected_for_what_it_answers(auth: AuthSettings, k
             assert caught.value.code() is grpc.StatusCode.UNKNOWN
         assert {len(first.arrivals), len(second.arrivals)} == {0, 20}
         assert await edge.figure("cluster.chatrpc.outlier_detection.ejections_enforced_total") == 0
+
+
+async def test_a_refusal_for_overload_reaches_the_caller_whole_is_not_repeated_and_ejects_nobody(
+    auth: AuthSettings, key: SigningKey
+) -> None:
+    token = key.token()
+    async with serve_upstream() as first, serve_upstream() as second, edge_before_two(first, second, auth) as edge:
+        for _ in range(20):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await edge.call(LIST_MESSAGES, REFUSE, token)
+            assert rpc_status.from_call(caught.value) == REFUSAL
+        # All of them by the user's own server: another one would only be overloaded next.
+        assert {len(first.arrivals), len(second.arrivals)} == {0, 20}
+        assert await edge.figure("cluster.chatrpc.upstream_rq_retry") == 0
+        assert await edge.figure("cluster.chatrpc.outlier_detection.ejections_enforced_total") == 0
+        assert await edge.figure("cluster.chatrpc.membership_healthy") == 2
 
 
 async def test_too_many_calls_are_resource_exhausted(auth: AuthSettings, key: SigningKey) -> None:

@@ -8,8 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from grpc_status import rpc_status
 
 CHAT = "/chatapi.v1.ChatService/Chat"
 SEND_MESSAGE = "/chatapi.v1.ChatService/SendMessage"
@@ -19,6 +23,11 @@ REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 # Requests that make a handler do something else than echo.
 HANG = b"hang"
 FAIL = b"fail"
+REFUSE = b"refuse"
+
+# What an overloaded server answers: UNAVAILABLE, and a time to come again.
+REFUSAL = Status(code=14, message="overloaded")
+REFUSAL.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=2)))
 
 
 @dataclass(slots=True)
@@ -88,6 +97,8 @@ class _Handler(grpc.GenericRpcHandler):
                 await asyncio.Event().wait()
             if request == FAIL:
                 await context.abort(grpc.StatusCode.UNKNOWN, "as asked")
+            if request == REFUSE:
+                await context.abort_with_status(rpc_status.to_status(REFUSAL))
             return request
 
         return handle
