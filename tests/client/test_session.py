@@ -618,3 +618,24 @@ def test_a_message_gets_a_key_of_its_own_unless_it_is_given_one() -> None:
     key = str(uuid4())
     assert text_message(CONVERSATION, "a", key).client_message_id == key
     assert hello().client_message_id != hello().client_message_id
+
+
+async def test_a_stream_that_was_idle_for_too_long_is_followed_by_another() -> None:
+    ended = asyncio.Event()
+
+    async def idle(line: Line) -> None:
+        await line.accept(await line.hear("send"))
+        await line.tell(completed(1))
+        await line.go_away(pb.GoingAway.REASON_IDLE)
+        ended.set()
+
+    async def fresh(line: Line) -> None:
+        await line.accept(await line.hear("send"), OTHER)
+        await line.tell(completed(1, reply_id=OTHER))
+        await line.closed()
+
+    async with staged(idle, fresh) as stage, stage.client.chat() as session:
+        await (await session.send(hello("one"))).reply()
+        await ended.wait()
+        assert (await session.send(hello("two"))).reply_id == OTHER
+        assert stage.chat.opened == 2

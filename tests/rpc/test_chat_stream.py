@@ -13,7 +13,19 @@ from chatapi.v1 import chat_service_pb2 as pb
 from chatrpc.db.engine import Database
 from chatrpc.rpc.identity import LEEWAY
 from chatrpc.rpc.outbox import CAPACITY
-from tests.rpc.stage import Stage, Stream, eventually, failure, new_id, outgoing, signed_in, staged, told, told_by
+from tests.rpc.stage import (
+    PATIENCE,
+    Stage,
+    Stream,
+    eventually,
+    failure,
+    new_id,
+    outgoing,
+    signed_in,
+    staged,
+    told,
+    told_by,
+)
 
 
 async def test_a_turn_is_accepted_explained_told_and_completed(stage: Stage) -> None:
@@ -413,3 +425,27 @@ async def test_a_stream_is_idle_only_while_no_reply_is_followed(database: Databa
         stage.clock.ahead += 11
         while (response := await stream.hear()) is not None:
             assert response.HasField("pong")
+
+
+async def test_a_connection_bears_so_many_calls_and_a_further_one_waits(database: Database, issuer_keys: Path) -> None:
+    async with (
+        staged(database, issuer_keys, max_streams=2, heartbeat=PATIENCE) as stage,
+        Stream(stage) as first,
+        Stream(stage) as second,
+    ):
+        for stream in (first, second):
+            await stream.say(request_id="open", ping=pb.Ping())
+            await stream.hear_kind("pong")
+        async with Stream(stage) as third:
+
+            async def answered() -> str:
+                await third.say(request_id="third", ping=pb.Ping())
+                return (await third.hear_kind("pong")).request_id
+
+            waiting = asyncio.create_task(answered())
+            for _ in range(10):
+                await second.say(request_id="again", ping=pb.Ping())
+                await second.hear_kind("pong")
+            assert not waiting.done()
+            first.call.cancel()
+            assert await asyncio.wait_for(waiting, PATIENCE) == "third"
