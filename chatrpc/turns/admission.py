@@ -28,8 +28,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import structlog
+
 from chatrpc.errors import Reason, Unavailable
 from chatrpc.turns.busyness import runnable_seconds
+
+log = structlog.get_logger(__name__)
 
 # Seconds without a refusal after which an overload is over.
 CALM = 0.1
@@ -42,6 +46,8 @@ INCREASE = 12.0
 # There are never fewer, since one turn alone mostly waits for the database; and at most so many times the usual number.
 LEAST = 2
 STRETCH = 8
+# Seconds between two lines of the log that say how many were refused.
+LOG_INTERVAL = 10.0
 # Those who are refused come back spread over these seconds.
 COME_BACK = (1.0, 3.0)
 
@@ -79,6 +85,8 @@ class Admission:
         self._line: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._refused_at = -math.inf
+        self._refused = 0
+        self._logged_at = -math.inf
         self._looked_at = -math.inf
         self._looked_runnable = 0.0
         self._busy = False
@@ -91,7 +99,7 @@ class Admission:
         self._look(now)
         refuses = self._held >= int(self._limit) and now - self._refused_at < CALM
         if refuses:
-            self._refused_at = now
+            self._note_refusals(now, 1)
         return refuses
 
     async def enter(self, *, always: bool = False) -> Slot:
@@ -156,11 +164,18 @@ class Admission:
             self._limit = min(float(self._held + len(self._line)), float(STRETCH * self._usual))
             self._serve()
         if self._line:
-            self._refused_at = now
+            self._note_refusals(now, len(self._line))
         for _, granted in self._line:
             if not granted.done():
                 granted.set_exception(overloaded())
         self._line.clear()
+
+    def _note_refusals(self, now: float, number: int) -> None:
+        self._refused_at = now
+        self._refused += number
+        if now - self._logged_at >= LOG_INTERVAL:
+            log.warning("overloaded", refused=self._refused, slots=int(self._limit))
+            self._logged_at, self._refused = now, 0
 
     def _look(self, now: float) -> None:
         """Adapt the number of slots to how busy the loop's thread was since the last look."""

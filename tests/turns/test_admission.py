@@ -93,6 +93,14 @@ async def test_in_line_before_a_busy_loop_one_is_refused_with_a_time_to_come_aga
     assert COME_BACK[0] <= caught.value.retry_after <= COME_BACK[1]
 
 
+async def test_the_log_says_of_an_overload_once_in_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    admission = Admission(TARGET, 1, Thread(1.0))
+    await overload(admission)
+    for _ in range(100):
+        admission.refuses()
+    assert capsys.readouterr().out.count("overloaded") == 1
+
+
 async def test_those_who_are_refused_do_not_come_back_together() -> None:
     admission = Admission(TARGET, 1, Thread(1.0))
     await entered(admission, 1)
