@@ -61,12 +61,26 @@ BOOK_ATTEMPT = "SELECT book_usage(%s, %s, %s, 'turn', %s, %s, %s, 0, 0)"
 CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
 PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
 OWNER = "SELECT owner FROM messages WHERE user_id = %s AND id = %s AND state = 'pending'"
-# A reply stands right after its message on the same branch; a reply's own is itself.
+# The first reply stands right after its message on the same branch; a reply's own is itself.
 REPLY_OF = """
 SELECT r.id FROM messages m
 JOIN messages r ON r.user_id = m.user_id AND r.conversation_id = m.conversation_id
                AND r.branch = m.branch AND r.depth = m.depth + (m.role = 'user')::integer
 WHERE m.user_id = %s AND m.id = %s
+"""
+# The others begin branches there.
+REPLIES_OF = """
+WITH message AS (SELECT * FROM messages WHERE user_id = %(user)s AND id = %(message)s), place AS (
+    SELECT m.branch FROM message m
+    UNION ALL
+    SELECT b.branch FROM message m
+    JOIN branches b ON b.user_id = %(user)s AND b.conversation_id = m.conversation_id)
+SELECT r.id FROM message m CROSS JOIN place p
+JOIN messages r ON r.user_id = %(user)s AND r.conversation_id = m.conversation_id
+               AND r.branch = p.branch AND r.depth = m.depth + 1
+WHERE m.role = 'user' AND r.parent_id = m.id
+UNION ALL
+SELECT m.id FROM message m WHERE m.role <> 'user'
 """
 
 
@@ -310,6 +324,11 @@ class Transcript:
         """The reply to a message, or the message itself where it is a reply; None where there is no such message."""
         [replies] = await self._database.query(user_id, (REPLY_OF, (user_id, message_id)))
         return replies[0]["id"] if replies else None
+
+    async def replies_to(self, user_id: UUID, message_id: UUID) -> list[UUID]:
+        """All replies to a message, or the message itself where it is a reply."""
+        [rows] = await self._database.query(user_id, (REPLIES_OF, {"user": user_id, "message": message_id}))
+        return [row["id"] for row in rows]
 
     async def _accepted_before(self, user_id: UUID, conversation_id: UUID, message_id: UUID) -> Accepted:
         reply_id = await self.reply_to(user_id, message_id)

@@ -401,13 +401,14 @@ class Turns:
                 running.cancel()
 
     async def stop(self, caller: Caller, message_id: UUID) -> None:
-        """Stop the reply to a message, or that is it, in whichever process it is generated; nothing of its log is left.
+        """Stop all replies to a message, or the one that it is, in whichever process; nothing of their logs is left.
 
-        It waits for the end, but not for long: whoever erases the message takes the reply out of its process's hands.
+        It waits for the end, but not for long: whoever erases the message takes them out of their processes' hands.
         """
-        reply_id = await self._parts.transcript.reply_to(caller.user_id, message_id)
-        if reply_id is None:
-            return
+        replies = await self._parts.transcript.replies_to(caller.user_id, message_id)
+        await asyncio.gather(*(self._stop(caller, reply_id) for reply_id in replies))
+
+    async def _stop(self, caller: Caller, reply_id: UUID) -> None:
         with suppress(ChatError, TimeoutError):
             async with asyncio.timeout(STOP_PATIENCE):
                 if await self.cancel(caller, reply_id):

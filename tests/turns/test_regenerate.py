@@ -136,3 +136,22 @@ async def test_a_regenerated_reply_outlives_its_process_with_its_settings(
     assert provider.requests[-1].body["model"] == "another"
     listed, _ = await Conversations(database).messages(user_id, conversation_id, Page(10))
     assert [message.text for message in listed] == ["Hi.", "late"]
+
+
+async def test_all_replies_to_a_message_are_stopped_for_its_erasure(process: Process, provider: Provider) -> None:
+    answers = [Answer(deltas=("some ", "more"), gate=asyncio.Event(), gate_at=1) for _ in range(2)]
+    provider.script(*answers)
+    turn, events = await process.send("Hi.")
+    fresh, others = await again(process, turn)
+    for reader in (events, others):
+        async with asyncio.timeout(PATIENCE):
+            assert [type((await anext(reader)).event) for _ in range(2)] == [ContextBuilt, Delta]
+    await process.turns.stop(process.caller, turn.message.id)
+    for number, reader in enumerate((events, others), 1):
+        assert (await rest(reader))[-1].event.message.state is MessageState.CANCELLED
+        await (await provider.received(number)).wait_closed()
+    transcript = process.turns._parts.transcript
+    user_id = process.caller.user_id
+    assert await transcript.replies_to(user_id, turn.message.id) == [turn.reply.id, fresh.reply.id]
+    assert await transcript.replies_to(user_id, fresh.reply.id) == [fresh.reply.id]
+    assert await transcript.replies_to(user_id, uuid4()) == []
