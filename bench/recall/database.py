@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -20,6 +21,8 @@ from chatrpc.db.recall import Recall
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.domain import TextPart, TurnSettings
 from chatrpc.ports import EmbeddingSpace, Vectors
+
+T = TypeVar("T")
 
 # Messages are appended by the clock; these were said long ago.
 INSERT = """
@@ -54,13 +57,16 @@ async def store(user_id: UUID, index: Index, database: Database, space_id: int) 
         for name in dict.fromkeys(message.conversation for message in index.memory.messages)
     ]
     homes = [conversations[number].id for number in index.container.tolist()]
-    async with database.transaction(user_id) as connection:
-        for row, message in enumerate(index.memory.messages):
+    for part in _parts(list(enumerate(index.memory.messages))):
+        messages, heads = [], []
+        for row, message in part:
             place, id_ = int(index.place[row]), UUID(int=row)
             parts = Jsonb(parts_to_json((TextPart(message.text),)))
-            values = (user_id, homes[row], place, id_, place, message.role.value, parts, message.created_at)
-            await connection.execute(INSERT, values)
-            await connection.execute(ADVANCE, (id_, place, place, user_id, homes[row]))
+            messages.append((user_id, homes[row], place, id_, place, message.role.value, parts, message.created_at))
+            heads.append((id_, place, place, user_id, homes[row]))
+        async with database.transaction(user_id) as connection, connection.cursor() as cursor:
+            await cursor.executemany(INSERT, messages)
+            await cursor.executemany(ADVANCE, heads)
     ends = [*index.first.tolist(), len(index.spans)]
     passages = [
         NewVector(
@@ -69,4 +75,10 @@ async def store(user_id: UUID, index: Index, database: Database, space_id: int) 
         for row, (message, (first, end)) in enumerate(zip(index.memory.messages, pairwise(ends), strict=True))
         for number, span in zip(range(first, end), index.spans[first:end], strict=True)
     ]
-    await VectorStore(database).add(user_id, space_id, passages)
+    for stored in _parts(passages):
+        await VectorStore(database).add(user_id, space_id, stored)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So that no statement takes as long as the server lets a call take, on a busy machine either."""
+    return (items[start : start + 500] for start in range(0, len(items), 500))

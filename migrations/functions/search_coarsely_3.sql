@@ -19,12 +19,12 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     slices constant integer := 8;
-    slice_size constant integer := 32;
+    slice_size constant integer := 16;
     -- The nearest and the best by words, each so many, whose neighbours are looked at too.
     seeds constant integer := 32;
     -- Passages that are looked at for their words, about so many: those of the query's rarest terms. Where the rarest
     -- alone is in more, those that hold another one too. The estimates may be far off, so there is a limit.
-    most_worded constant integer := 5 * p_near;
+    most_worded constant integer := 3 * p_near;
     limit_worded constant integer := 2 * most_worded;
     signs bit varying := binary_quantize(p_vector);
     estimated double precision[];
