@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 # Seconds between two looks at the revisions of all that this process watches, and conversations in one statement.
 INTERVAL = 1.0
 AT_ONCE = 5_000
+# Seconds that a look gets to end when its watch is closed.
+LAST_LOOK = 0.5
 # New messages that are told one by one; where there are more, a client does better to list them.
 MOST = 100
 
@@ -94,6 +96,7 @@ class ConversationWatch:
         self._erasures = 0
         self._erased: set[UUID] = set()
         self._woken = False
+        self._closed = False
         self._looking: asyncio.Task[None] | None = None
         self._reply_ended = asyncio.Event()
 
@@ -117,12 +120,17 @@ class ConversationWatch:
 
     def wake(self) -> None:
         """Look what is new, after the look that is under way."""
+        if self._closed:
+            return
         self._woken = True
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name=f"watch {self.conversation_id}")
 
     async def close(self) -> None:
-        if self._looking is not None:
+        self._closed, self._woken = True, False
+        if self._looking is not None and not self._looking.done():
+            # A statement that is cancelled costs the pool its connection, so only a look that waits for the reader is.
+            await asyncio.wait({self._looking}, timeout=LAST_LOOK)
             self._looking.cancel()
             await asyncio.wait({self._looking})
 
@@ -206,6 +214,9 @@ class ConversationWatch:
                 self.lost.add(reply_id)
             self._reply_ended.set()
 
+        if self._closed:
+            events.close()
+            return
         self.following.add(reply_id)
         self._reader.follow(events, ended)
 
