@@ -37,6 +37,9 @@ ACTIVATE = {
     """),
 }
 ERASE = "SELECT * FROM erase_message(%s, %s, %s)"
+# What is stopped by an erasure or a deletion is booked in its transaction.
+BOOK_STOPPED = "SELECT book_stopped(%s, NULL, %s)"
+BOOK_DELETED = text("SELECT book_stopped(:user, :conversation, NULL)")
 EXPIRED = "SELECT * FROM expired_conversations(%s, %s)"
 
 
@@ -231,6 +234,7 @@ class Conversations:
             memory = (await session.execute(query)).scalar_one_or_none()
             if memory is None:
                 raise _not_found(conversation_id)
+            await session.execute(BOOK_DELETED, {"user": user_id, "conversation": conversation_id})
             counts = []
             for table in (SummaryRow, EmbeddingRow, ContextReportRow):
                 removed = await session.execute(
@@ -258,8 +262,9 @@ class Conversations:
         Raises:
             NotFound: No such message.
         """
-        row = await self._database.call(ERASE, (user_id, message_id, include_reply))
-        assert row is not None  # A function with OUT parameters returns one row.
+        _, [row] = await self._database.query(
+            user_id, (BOOK_STOPPED, (user_id, message_id)), (ERASE, (user_id, message_id, include_reply))
+        )
         if row["conversation"] is None:
             raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
         return Erased(

@@ -335,10 +335,10 @@ class UsageEntryRow(Base):
     kind: Mapped[str] = mapped_column(Text)
     conversation_id: Mapped[UUID | None]
     model: Mapped[str | None] = mapped_column(Text)
-    prompt_tokens: Mapped[int] = mapped_column(Integer)
-    cached_tokens: Mapped[int] = mapped_column(Integer)
-    completion_tokens: Mapped[int] = mapped_column(Integer)
-    embedding_tokens: Mapped[int] = mapped_column(Integer)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    embedding_tokens: Mapped[int] = mapped_column(BigInteger)
     estimated: Mapped[bool] = mapped_column(Boolean)
     reserved_tokens: Mapped[int] = mapped_column(Integer)
     booked_at: Mapped[datetime]
@@ -348,7 +348,7 @@ class UsageHourRow(Base):
     """The entries of one user, hour, kind and model, added up as they are booked: any window is the sum of a few rows.
 
     `turns` counts finished replies, of summaries and embeddings the pieces of work; `estimated_tokens` is the part of
-    all tokens that is estimated; `model` is empty where it is not known.
+    all tokens that is estimated; `model` is empty where it is not known, and of turns that used nothing.
     """
 
     __tablename__ = "usage_hours"

@@ -56,7 +56,7 @@ FINISH = """
 SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 CHECKPOINT = "SELECT checkpoint_replies(%s, %s, %s, %s, %s) AS superseded"
-BEGIN_ATTEMPT = "SELECT * FROM begin_attempt(%s, %s, %s, %s)"
+BEGIN_ATTEMPT = "SELECT * FROM begin_attempt(%s, %s, %s, %s, %s)"
 BOOK_ATTEMPT = "SELECT book_usage(%s, %s, %s, 'turn', %s, %s, %s, 0, 0)"
 CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
 PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
@@ -348,19 +348,19 @@ class Transcript:
         return stored_turn(turns[0], replies[0], duplicate=True)
 
     async def begin_attempt(
-        self, user_id: UUID, reply_id: UUID, owner: UUID, served: Served | None = None
+        self, user_id: UUID, reply_id: UUID, owner: UUID, used: int | None = None, served: Served | None = None
     ) -> int | None:
         """Start a new attempt at a pending reply whose process is gone (or is `owner` itself), and book the one before.
 
         Args:
-            served: Of an attempt of `owner` itself, if it asked a model. Of a dead process's, what was reserved is
-                booked.
+            used: The last attempt of this process, if it may have asked a model.
+            served: What that one was served. Of a dead process's attempt, what was reserved is booked.
 
         Returns:
             Its number, or None where the reply is finished or a living process is at work on it.
         """
         usage = None if served is None else Jsonb({**usage_to_json(served.usage), "model": served.model})
-        row = await self._database.call(BEGIN_ATTEMPT, (user_id, reply_id, owner, usage))
+        row = await self._database.call(BEGIN_ATTEMPT, (user_id, reply_id, owner, used, usage))
         assert row is not None  # A function with OUT parameters returns one row.
         attempt: int | None = row["attempt"]
         return attempt

@@ -355,9 +355,9 @@ class Turns:
     async def _begin_attempt(self, key: tuple[UUID, UUID]) -> int | None:
         """As Transcript.begin_attempt, telling what the attempt before was served if it was this process's own."""
         before = self._left.get(key)
-        served = None if before is None else before.served
+        used, served = (None, None) if before is None else (before.log.attempt, before.served)
         transcript = self._parts.transcript
-        attempt = await transcript.begin_attempt(*key, self._owner(), served)
+        attempt = await transcript.begin_attempt(*key, self._owner(), used, served)
         if attempt is None and before is not None:
             # Whoever took it over has booked it, but not whoever erased it.
             await transcript.book_attempt(*key, before.log.attempt, before.conversation_id, before.served)

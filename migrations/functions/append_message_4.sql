@@ -21,8 +21,8 @@ CREATE FUNCTION append_message(
     p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_content_hash bytea,
     p_parent uuid, p_parts jsonb, p_tokens integer, p_actor text, p_turn_settings jsonb, p_owner uuid,
     p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
-    p_prompt_tokens integer DEFAULT 0, p_most_prompt_tokens integer DEFAULT 0, p_output_tokens integer DEFAULT 0,
-    p_window text DEFAULT NULL, p_max_tokens bigint DEFAULT NULL, p_max_turns bigint DEFAULT NULL,
+    p_prompt_tokens integer, p_most_prompt_tokens integer, p_output_tokens integer,
+    p_window text, p_max_tokens bigint, p_max_turns bigint,
     OUT outcome text, OUT message_id uuid, OUT parent_id uuid, OUT sequence bigint, OUT branch integer,
     OUT depth integer, OUT lineage integer[], OUT revision_before bigint, OUT settings jsonb, OUT created_at timestamptz,
     OUT parent_state text, OUT memory text, OUT pending_before integer, OUT quota jsonb

@@ -2,6 +2,7 @@
 --
 -- Of p_usage, `prompt_tokens`, `cached_tokens`, `completion_tokens`, `embedding_tokens` and `estimated` are read; what
 -- is missing is 0, or false. The row of the hour is locked until the end of the transaction, so this comes last in it.
+-- An attempt that used nothing is added up under no model: whoever names models that do not exist makes no rows.
 CREATE FUNCTION book_usage(
     p_user uuid, p_id uuid, p_attempt integer, p_kind text, p_conversation uuid, p_model text, p_usage jsonb,
     p_reserved integer, p_turns integer
@@ -10,10 +11,10 @@ RETURNS boolean
 LANGUAGE plpgsql
 AS $function$
 DECLARE
-    prompt integer := coalesce((p_usage->>'prompt_tokens')::integer, 0);
-    cached integer := coalesce((p_usage->>'cached_tokens')::integer, 0);
-    completion integer := coalesce((p_usage->>'completion_tokens')::integer, 0);
-    embedding integer := coalesce((p_usage->>'embedding_tokens')::integer, 0);
+    prompt bigint := coalesce((p_usage->>'prompt_tokens')::bigint, 0);
+    cached bigint := coalesce((p_usage->>'cached_tokens')::bigint, 0);
+    completion bigint := coalesce((p_usage->>'completion_tokens')::bigint, 0);
+    embedding bigint := coalesce((p_usage->>'embedding_tokens')::bigint, 0);
     is_estimate boolean := coalesce((p_usage->>'estimated')::boolean, false);
 BEGIN
     INSERT INTO usage_entries (user_id, id, attempt, kind, conversation_id, model, prompt_tokens, cached_tokens,
@@ -26,8 +27,10 @@ BEGIN
     END IF;
     INSERT INTO usage_hours AS h (user_id, hour, kind, model, turns, prompt_tokens, cached_tokens, completion_tokens,
                                   embedding_tokens, estimated_tokens)
-    VALUES (p_user, date_trunc('hour', now(), 'UTC'), p_kind, coalesce(p_model, ''), p_turns, prompt, cached, completion,
-            embedding, CASE WHEN is_estimate THEN prompt + completion + embedding ELSE 0 END)
+    VALUES (p_user, date_trunc('hour', now(), 'UTC'), p_kind,
+            CASE WHEN p_kind = 'turn' AND prompt + completion = 0 THEN '' ELSE coalesce(p_model, '') END,
+            p_turns, prompt, cached, completion, embedding,
+            CASE WHEN is_estimate THEN prompt + completion + embedding ELSE 0 END)
     ON CONFLICT (user_id, hour, kind, model) DO UPDATE SET
         turns = h.turns + excluded.turns,
         prompt_tokens = h.prompt_tokens + excluded.prompt_tokens,

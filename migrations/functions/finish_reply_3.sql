@@ -14,7 +14,7 @@
 CREATE FUNCTION finish_reply(
     p_user uuid, p_conversation uuid, p_reply uuid, p_attempt integer, p_state text, p_parts jsonb, p_tokens integer,
     p_model text, p_finish_reason text, p_error_reason text, p_usage jsonb, p_delta_ends integer[], p_report jsonb,
-    p_context_tokens integer DEFAULT NULL, p_embedding_tokens integer DEFAULT 0,
+    p_context_tokens integer, p_embedding_tokens integer,
     OUT finished boolean, OUT revision_before bigint, OUT finished_at timestamptz, OUT usage jsonb
 )
 LANGUAGE plpgsql

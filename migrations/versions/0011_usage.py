@@ -14,18 +14,15 @@ FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 PARTITIONS = 16
 SERVER_ROLE = "chatrpc_server"
 OF_A_USER = ("usage_entries", "usage_hours")
-NEW = ("book_usage", "reservation", "over_quota", "begin_attempt")
-# Each with its version and the one before. A server of the release before calls the new ones with fewer arguments.
-CHANGED = {
-    "append_message": (4, 3),
-    "finish_reply": (3, 2),
-    "claim_abandoned_replies": (2, 1),
-    "regenerate_reply": (2, 1),
-}
+NEW = ("book_usage", "reservation", "over_quota", "begin_attempt", "book_stopped")
+# Each with its version and the one before.
+CHANGED = {"claim_abandoned_replies": (2, 1), "regenerate_reply": (2, 1), "fork_conversation": (2, 1)}
+# These stand beside those of the release before, since they return more: an open connection of a server of that release
+# has its call prepared, which breaks if the columns of the result change. The old ones lead to the new ones, until a
+# later release drops them.
+OVERLOADED = {"append_message": (4, 3), "finish_reply": (3, 2)}
 # It runs as the schema's owner, whom row-level security does not bind.
 OF_ANY_USER = "claim_abandoned_replies"
-# Of the versions before, whose files set what the session has set since 0009.
-OF_THE_SESSION = ("append_message", "finish_reply")
 
 
 def upgrade() -> None:
@@ -41,6 +38,9 @@ def upgrade() -> None:
     for name, (new, _) in CHANGED.items():
         op.execute(f"DROP FUNCTION {name}")
         create(name, new)
+    for name, (new, _) in OVERLOADED.items():
+        create(name, new)
+        create(f"{name}_before", 1)
     secure()
 
 
@@ -48,7 +48,10 @@ def downgrade() -> None:
     for name, (_, old) in CHANGED.items():
         op.execute(f"DROP FUNCTION {name}")
         create(name, old)
-    for name in OF_THE_SESSION:
+    for name, (_, old) in OVERLOADED.items():
+        drop_all(name)
+        create(name, old)
+        # Its file sets what the session has set since 0009.
         op.execute(f"ALTER FUNCTION {name} RESET plan_cache_mode")
         op.execute(f"ALTER FUNCTION {name} RESET enable_seqscan")
     bind_to_schema()
@@ -71,10 +74,10 @@ def create_tables() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("conversation_id", sa.Uuid()),
         sa.Column("model", sa.Text()),
-        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
-        sa.Column("cached_tokens", sa.Integer(), nullable=False),
-        sa.Column("completion_tokens", sa.Integer(), nullable=False),
-        sa.Column("embedding_tokens", sa.Integer(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("embedding_tokens", sa.BigInteger(), nullable=False),
         sa.Column("estimated", sa.Boolean(), nullable=False),
         sa.Column("reserved_tokens", sa.Integer(), nullable=False),
         sa.Column("booked_at", moment, nullable=False),
@@ -127,6 +130,16 @@ def bind_to_schema() -> None:
     )
     op.execute(f"REVOKE EXECUTE ON FUNCTION {OF_ANY_USER} FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION {OF_ANY_USER} TO {SERVER_ROLE}")
+
+
+def drop_all(name: str) -> None:
+    """Drop the functions of a name, whatever their arguments."""
+    op.execute(
+        "DO $$ DECLARE each regprocedure; BEGIN "
+        f"FOR each IN SELECT p.oid FROM pg_proc p WHERE p.proname = '{name}' "
+        "AND p.pronamespace = current_schema()::regnamespace "
+        "LOOP EXECUTE 'DROP FUNCTION ' || each; END LOOP; END $$"
+    )
 
 
 def create(name: str, version: int) -> None:

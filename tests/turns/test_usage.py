@@ -154,7 +154,9 @@ async def test_an_attempt_that_may_not_finish_is_booked_all_the_same(
     with pytest.raises(Unavailable):
         await rest(events)
     await process.takeover.sweep()
-    [entry] = await entries(database, user_id)
+    # The deletion has counted the turn.
+    deleted, entry = await entries(database, user_id)
+    assert (deleted["attempt"], deleted["prompt_tokens"], deleted["completion_tokens"]) == (2, 0, 0)
     assert (entry["attempt"], entry["estimated"], entry["completion_tokens"] > 0) == (1, True, True)
 
 

@@ -1,0 +1,67 @@
+"""Servers of the release before go on while the schema is brought up to date under their open connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest_asyncio
+from alembic import command
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+
+from chatrpc.db.migrate import config, upgrade
+from chatrpc.dev.postgres import PostgresServer
+
+# As the release before calls them.
+APPEND = "SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+FINISH = "SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+USAGE = {"prompt_tokens": 40, "cached_tokens": 0, "completion_tokens": 2, "estimated": False}
+
+
+@pytest_asyncio.fixture
+async def old_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """A database as the release before has it."""
+    name = f"rolling_{uuid4().hex}"
+    url = await postgres.create_database(name)
+    await asyncio.to_thread(command.upgrade, config(url), "0007")
+    yield url
+    await postgres.drop_database(name)
+
+
+async def called(connection: psycopg.AsyncConnection[DictRow], query: str, *params: object) -> DictRow:
+    row = await (await connection.execute(query, params, prepare=True, binary=True)).fetchone()
+    assert row is not None
+    return row
+
+
+async def said(connection: psycopg.AsyncConnection[DictRow], user: UUID, conversation: UUID) -> DictRow:
+    """A turn of an old server, from its acceptance to its end."""
+    reply, parts = uuid4(), Jsonb([{"text": "Hello."}])
+    identity = (user, conversation, uuid4(), reply, uuid4().hex, b"")
+    accepted = await called(connection, APPEND, *identity, None, parts, 3, None, None, uuid4(), False, 9, 9)
+    end = ("complete", parts, 3, "m", "stop", None, Jsonb(USAGE), [6], None)
+    finished = await called(connection, FINISH, user, conversation, reply, 1, *end)
+    assert (accepted["outcome"], finished["finished"]) == ("accepted", True)
+    return accepted
+
+
+async def test_an_old_servers_turns_go_on_over_its_open_connections_and_are_booked(old_url: str) -> None:
+    user, conversation = uuid4(), uuid4()
+    async with await psycopg.AsyncConnection.connect(old_url, autocommit=True, row_factory=dict_row) as connection:
+        await connection.execute(
+            "INSERT INTO conversations (user_id, id, title, settings, labels) VALUES (%s, %s, '', '{}', '{}')",
+            (user, conversation),
+        )
+        before = await said(connection, user, conversation)
+        await asyncio.to_thread(upgrade, old_url)
+        after = await said(connection, user, conversation)
+        assert (before["sequence"], after["sequence"]) == (1, 3)
+        assert list(after) == list(before)
+        entries = await connection.execute("SELECT attempt, prompt_tokens, completion_tokens FROM usage_entries")
+        assert await entries.fetchall() == [{"attempt": 1, "prompt_tokens": 40, "completion_tokens": 2}]
+        await asyncio.to_thread(command.downgrade, config(old_url), "0007")
+        again = await said(connection, user, conversation)
+        assert again["sequence"] == 5
