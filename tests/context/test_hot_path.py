@@ -54,6 +54,16 @@ class Conversation:
         self.paths[said.id] = (*kept, (branch, depth))
         self.paths[reply.id] = (*kept, (branch, depth + 1))
         self.messages |= {said.id: said, reply.id: reply}
+        return self.accepted(said, reply)
+
+    def regenerate(self, said):
+        self.branches += 1
+        reply = message(said.depth + 1, "", state=MessageState.PENDING, branch=self.branches, parent_id=said.id)
+        self.paths[reply.id] = (*self.paths[said.id], (self.branches, said.depth + 1))
+        self.messages[reply.id] = reply
+        return self.accepted(said, reply)
+
+    def accepted(self, said, reply):
         self.head = reply.id
         self.revision += 1
         self.record()
@@ -122,6 +132,13 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def append_elsewhere(self, data):
         self.turns.append(self.database.append(self.parents(data)))
+
+    @precondition(lambda self: self.turns)
+    @rule(data=st.data())
+    def regenerate(self, data):
+        accepted = self.database.regenerate(data.draw(st.sampled_from(self.turns)).message)
+        self.turns.append(accepted)
+        self.look_up(accepted)
 
     @precondition(lambda self: self.replies(MessageState.PENDING))
     @rule(data=st.data(), here=st.booleans(), state=st.sampled_from([MessageState.COMPLETE, MessageState.CANCELLED]))
@@ -256,3 +273,22 @@ def test_a_forgotten_conversation_is_loaded_anew():
     cache.forget(USER, CONVERSATION)
     assert cache.get(USER, CONVERSATION, ((0, 1),), 1) is None
     assert cache.bytes == 0
+
+
+def test_a_conversation_goes_on_from_a_regenerated_reply_without_a_reload():
+    database, cache = Conversation(), HotPathCache(MEBIBYTE)
+    first = database.append(None)
+    database.finish(first.reply.id, MessageState.COMPLETE)
+    again = database.regenerate(first.message)
+    cache.put(USER, database.hot_path(first.message.id, database.revision))
+    before = database.revision
+    cache.finished(USER, database.finish(again.reply.id, MessageState.COMPLETE), before)
+    path = database.paths[again.reply.id]
+    assert path == ((0, 1), (1, 2))
+    found = cache.get(USER, CONVERSATION, path, database.revision)
+    assert found == database.hot_path(again.reply.id, database.revision)
+    grown(database, cache, 1)
+    last = database.append(database.head)
+    cache.appended(USER, last)
+    found = cache.get(USER, CONVERSATION, last.path, last.revision_before + 1)
+    assert found == database.hot_path(last.message.id, database.revision)

@@ -224,5 +224,6 @@ async def test_a_running_reply_cannot_be_forked_from(stage: Stage) -> None:
     accepted = (await heard(call)).accepted
     request = pb.ForkConversationRequest(message_id=accepted.reply_id)
     error = told(await failure(stage.conversations.ForkConversation(request, metadata=signed_in())))
+    call.cancel()
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLY_UNFINISHED")
     assert error.metadata == {"id": accepted.reply_id}
