@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -59,9 +59,33 @@ class PooledConnection(AsyncConnection[DictRow]):
             self._pool = None
 
 
+@contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """Let no cancellation be lost: `asyncio.wait_for`, by which psycopg waits, forgets one that meets an answer, before
+    Python 3.12. A task that goes on as if nothing had been would let whoever ends it wait for ever."""
+    task = asyncio.current_task()
+    assert task is not None
+    asked = task.cancelling()
+    try:
+        yield
+    except Exception as error:
+        if task.cancelling() > asked:
+            raise asyncio.CancelledError from error
+        raise
+    if task.cancelling() > asked:
+        raise asyncio.CancelledError
+
+
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
     """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes."""
+    with _heeding_cancellation():
+        async with _translated():
+            yield
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(CALL_TIMEOUT):
             yield

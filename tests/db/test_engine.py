@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
@@ -185,6 +186,31 @@ async def test_who_is_cancelled_while_the_pool_is_busy_costs_it_no_connection(
             await _interrupted(hold(pause), moments["whoever gives back"])
             await asyncio.gather(*waiting)
             await _ask(_call, database)
+
+
+async def test_a_cancellation_that_a_library_forgets_is_heeded_at_the_end_of_the_call(database: Database) -> None:
+    async def call() -> None:
+        async with database.unbound() as connection:
+            with contextlib.suppress(asyncio.CancelledError):
+                begun.set()
+                await asyncio.Event().wait()
+            # As if the answer had come at the same moment.
+            await connection.execute("SELECT 1")
+
+    begun = asyncio.Event()
+    for work in (call(), asyncio.wait_for(call(), 60)):
+        begun.clear()
+        task = asyncio.ensure_future(work)
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    # A deadline of the caller's is not mistaken for a cancellation, and what follows goes on.
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await call()
+    async with database.unbound() as connection:
+        assert (await (await connection.execute("SELECT 1 AS one")).fetchall()) == [{"one": 1}]
 
 
 async def test_sessions_that_are_cancelled_again_and_again_leave_whole_connections(database: Database) -> None:
