@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from chatrpc.db.engine import Database
 from chatrpc.db.recall import CONVERSATION, CONVERSATION_COLUMNS, conversation_of
 from chatrpc.domain import Conversation, Message
-from chatrpc.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
+from chatrpc.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 
 LONGEST_FORK = 20_000
 """Messages that a fork copies at most. It takes some seconds, in which nothing can be said in the source."""
@@ -89,9 +89,8 @@ class Branches:
 
         Raises:
             NotFound: No such message.
-            FailedPrecondition: A reply on the path is not finished.
+            FailedPrecondition: A reply on the path is not finished, or the path is too long.
             AlreadyExists: The request id was used for something else.
-            ResourceExhausted: The path is too long.
         """
         digest = hashlib.sha256(b"fork " + message_id.bytes).digest()
         params = (user_id, message_id, uuid7(), request_id, digest, keep, LONGEST_FORK)
@@ -107,10 +106,10 @@ class Branches:
                     id=str(row["unfinished"]),
                 )
             case "too_long":
-                raise ResourceExhausted(
-                    Reason.MESSAGE_TOO_LARGE,
+                raise FailedPrecondition(
+                    Reason.PATH_TOO_LONG,
                     f"More than {LONGEST_FORK} messages lead to the message; fork from an earlier one.",
-                    subject="conversation",
+                    id=str(message_id),
                 )
             case "reused":
                 raise AlreadyExists(

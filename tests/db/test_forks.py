@@ -22,7 +22,7 @@ from chatrpc.domain import (
     ToolCallPart,
     TurnSettings,
 )
-from chatrpc.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
+from chatrpc.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from tests.db.home import Home
 from tests.db.test_summaries import fact_of, fold
 from tests.db.test_transcript import OWNER, append
@@ -234,5 +234,5 @@ async def test_a_path_that_is_too_long_is_refused(home: Home, monkeypatch: pytes
     turn = await home.talk(await home.open(), "one", "two")
     monkeypatch.setattr("chatrpc.db.branches.LONGEST_FORK", 1)
     assert (await fork(home, turn.message.id)).message_count == 1
-    with pytest.raises(ResourceExhausted, match="More than 1 messages"):
+    with pytest.raises(FailedPrecondition, match="More than 1 messages"):
         await fork(home, turn.reply.id)

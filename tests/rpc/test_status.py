@@ -76,6 +76,7 @@ RAISED: dict[Reason, ChatError] = {
         FailedPrecondition(Reason.RESPONSE_SCHEMA_VIOLATED, "Remedy."),
         FailedPrecondition(Reason.MESSAGE_ERASED, "Remedy."),
         FailedPrecondition(Reason.REPLY_UNFINISHED, "Remedy."),
+        FailedPrecondition(Reason.PATH_TOO_LONG, "Remedy."),
         NotFound(Reason.DOCUMENT_NOT_FOUND, "document", "x"),
         NotFound(Reason.COLLECTION_NOT_FOUND, "collection", "x"),
         InvalidInput("description.media_type", "Remedy.", Reason.MEDIA_TYPE_UNSUPPORTED),

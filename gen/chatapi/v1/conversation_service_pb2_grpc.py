@@ -194,8 +194,8 @@ class ConversationServiceServicer:
         A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
         request_id returns the same conversation.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
-        something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
+        ALREADY_EXISTS (request_id used for something else).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

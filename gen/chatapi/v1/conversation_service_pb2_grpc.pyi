@@ -93,8 +93,8 @@ class ConversationServiceStub:
     A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
     request_id returns the same conversation.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
-    something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
+    ALREADY_EXISTS (request_id used for something else).
     """
     WatchConversation: _grpc.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]
     """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
@@ -188,8 +188,8 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
     request_id returns the same conversation.
 
-    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
-    something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
+    ALREADY_EXISTS (request_id used for something else).
     """
     WatchConversation: _aio.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]  # type: ignore[assignment]
     """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
@@ -334,8 +334,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
         request_id returns the same conversation.
 
-        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished), ALREADY_EXISTS (request_id used for
-        something else), RESOURCE_EXHAUSTED (more than 20,000 messages lead to it).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
+        ALREADY_EXISTS (request_id used for something else).
         """
 
     @_abc_1.abstractmethod

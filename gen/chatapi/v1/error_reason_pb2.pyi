@@ -203,6 +203,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A reply on the path to the message is not finished; wait for it, or stop it.
     Sample: `{"reason": "REPLY_UNFINISHED", "metadata": {"id": "..."}}`
     """
+    ERROR_REASON_PATH_TOO_LONG: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. More messages lead to the message than a fork copies; fork from an earlier one.
+    Sample: `{"reason": "PATH_TOO_LONG", "metadata": {"id": "..."}}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
@@ -390,5 +394,9 @@ Sample: `{"reason": "MESSAGE_ERASED", "metadata": {"id": "..."}}`
 ERROR_REASON_REPLY_UNFINISHED: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. A reply on the path to the message is not finished; wait for it, or stop it.
 Sample: `{"reason": "REPLY_UNFINISHED", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_PATH_TOO_LONG: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. More messages lead to the message than a fork copies; fork from an earlier one.
+Sample: `{"reason": "PATH_TOO_LONG", "metadata": {"id": "..."}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
