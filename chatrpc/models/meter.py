@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from chatrpc.domain import Served, Usage
+from chatrpc.models.chat.usage import MOST_COUNTED
 
 
 @dataclass(slots=True)
@@ -50,8 +51,8 @@ def note(model: str, usage: Usage) -> None:
         meter.model, meter.usage = model, meter.usage + usage
 
 
-def note_embedding(tokens: int) -> None:
-    """Tell the current meter, if there is one, what an embedding endpoint counted."""
+def note_embedding(tokens: object) -> None:
+    """Tell the current meter, if there is one, what an embedding endpoint counted; what cannot be is no count."""
     meter = _current.get()
-    if meter is not None:
+    if meter is not None and isinstance(tokens, int) and 0 < tokens <= MOST_COUNTED:
         meter.embedding_tokens += tokens

@@ -46,6 +46,16 @@ async def test_an_embedding_costs_what_its_endpoint_counted(provider: Provider) 
     assert (cost.model, cost.tokens, cost.estimated) == ("e/openai", 3, False)
 
 
+@pytest.mark.parametrize("told", [-3, 0, 2**63, 1.5, "three", [3]])
+async def test_an_embedding_whose_count_cannot_be_costs_an_upper_estimate(provider: Provider, told: object) -> None:
+    provider.embedding_tokens = told
+    settings = EmbedderSettings(kind="openai", base_url=provider.base_url, model="e", dimension=384)
+    async with build_embedder(settings) as embedder:
+        vectors, cost = await embed_metered(embedder, ["one", "two", "three"])
+    assert len(vectors) == 3
+    assert (3 <= cost.tokens < 30, cost.estimated) == (True, True)
+
+
 async def test_an_embedding_that_nobody_counts_costs_an_upper_estimate() -> None:
     _, cost = await embed_metered(WordEmbedder(), ["one two three", "four"])
     assert (cost.tokens >= 4, cost.estimated) == (True, True)

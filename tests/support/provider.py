@@ -65,6 +65,8 @@ class Provider:
         self.requests: list[Request] = []
         self.answer: Callable[[dict[str, Any]], Answer] = default_answer
         self.dimension = 384
+        # What an embedding is said to cost, where it is not the number of its texts.
+        self.embedding_tokens: object = None
         self._scripted: deque[Answer] = deque()
         self._arrived = asyncio.Condition()
         self._connections: set[_Connection] = set()
@@ -104,7 +106,10 @@ class Provider:
             self.requests.append(request)
             self._arrived.notify_all()
         if request.path.endswith("/embeddings"):
-            await connection.respond(200, _embeddings(request.body, self.dimension))
+            answer = _embeddings(request.body, self.dimension)
+            if self.embedding_tokens is not None:
+                answer["usage"] = {"prompt_tokens": self.embedding_tokens, "total_tokens": self.embedding_tokens}
+            await connection.respond(200, answer)
             request.done = True
             return
         if not request.path.endswith("/chat/completions"):

@@ -9,10 +9,12 @@ error at once rather than a surprise further on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from chatrpc.domain import FinishReason, Usage
+from chatrpc.models.chat.usage import MOST_COUNTED
 from chatrpc.ports import ToolCalled
 
 
@@ -87,15 +89,18 @@ class CallCollector:
         return call[2], call[3]
 
 
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+
+
 class PromptTokensDetails(BaseModel):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class ProviderUsage(BaseModel):
     """The provider's own count."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
     prompt_tokens_details: PromptTokensDetails | None = None
 
     def to_domain(self) -> Usage:
@@ -110,6 +115,16 @@ class Chunk(BaseModel):
     choices: tuple[Choice, ...] = ()
     usage: ProviderUsage | None = None
     error: object = None
+
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _possible(cls, told: object, read: ValidatorFunctionWrapHandler) -> ProviderUsage | None:
+        """A count that cannot be is none: the text is worth more, and what is booked must be possible."""
+        try:
+            usage: ProviderUsage | None = read(told)
+        except ValidationError:
+            return None
+        return usage
 
 
 def is_done(line: str) -> bool:

@@ -9,6 +9,8 @@ from chatrpc.tokens import estimate_tokens
 
 # Role and delimiters that chat templates put around each message: ChatML takes 4, Llama 3 takes 5.
 MESSAGE_TOKENS = 5
+# Of one request: ten times the largest windows. Whoever counts more does not count.
+MOST_COUNTED = 100_000_000
 
 
 def prompt_tokens(message: PromptMessage, count: Callable[[str], int] = estimate_tokens) -> int:

@@ -70,7 +70,7 @@ class OpenAIEmbedder:
             rows = sorted(response.data, key=lambda item: item.index)
             vectors: Vectors = np.asarray([row.embedding for row in rows], np.float32)
             # Some endpoints do not count, though the protocol has them do so.
-            note_embedding(response.usage.prompt_tokens if response.usage else 0)
+            note_embedding(getattr(response.usage, "prompt_tokens", None))
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise _unavailable() from error
         except openai.APIStatusError as error:

@@ -61,6 +61,29 @@ async def test_the_providers_usage_is_taken_with_its_cached_tokens(provider: Pro
     assert finished.usage == Usage(prompt_tokens=90, cached_tokens=64, completion_tokens=7)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1, "completion_tokens": 7},
+        {"prompt_tokens": 90, "completion_tokens": 2**63},
+        {"prompt_tokens": 10**30, "completion_tokens": 7},
+        {"prompt_tokens": 1.5, "completion_tokens": 7},
+        {"prompt_tokens": None, "completion_tokens": "some"},
+        {"prompt_tokens": 90, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": -64}},
+    ],
+)
+async def test_a_count_that_cannot_be_is_none_and_costs_no_text(
+    provider: Provider, build_model: BuildModel, usage: dict[str, object]
+) -> None:
+    # Some endpoints count in every chunk.
+    first = {"choices": [{"index": 0, "delta": {"content": "Well, "}}], "usage": usage}
+    provider.script(Answer(deltas=("yes.",), first_chunks=(first,), usage=usage))
+    text, finished = await run(build_model(), model_request("Hi"))
+    assert text == "Well, yes."
+    assert finished.usage.estimated
+    assert 0 < finished.usage.prompt_tokens < 100
+
+
 async def test_usage_is_estimated_where_the_provider_does_not_count(
     provider: Provider, build_model: BuildModel
 ) -> None:
