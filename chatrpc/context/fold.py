@@ -108,7 +108,7 @@ class Folder:
             finally:
                 if summary is None and meter.served is not None:
                     with suppress(Unavailable):
-                        await self._summaries.book(task.user_id, task.conversation_id, meter.served)
+                        await self._summaries.book(task.user_id, meter.id, task.conversation_id, meter.served)
         return summary
 
     async def _folded(self, task: MemoryTask, hot: HotPath, batch: Sequence[Message], meter: Meter) -> Summary | None:
@@ -146,6 +146,7 @@ class Folder:
             tokens=estimate_tokens(summary_body(narrative, facts)),
             model=model,
             served=meter.served,
+            work_id=meter.id,
         )
 
     async def _applied(

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
+from uuid_utils.compat import uuid7
 
 from chatrpc.db.codec import facts_to_json, summary_of
 from chatrpc.db.engine import Database
@@ -57,12 +58,14 @@ class Summaries:
         tokens: int,
         model: str,
         served: Served | None = None,
+        work_id: UUID | None = None,
     ) -> Summary | None:
         """Add the version that folds the messages after `previous`, through `anchor`, into it.
 
         Args:
             erasures: The conversation's count of erasures when `previous` and the messages were read.
             served: What the summariser's model used; booked with the version, and not where there is none.
+            work_id: It is booked by this id.
 
         Returns:
             The new version, or None where another worker has folded them meanwhile, a message was erased since they
@@ -98,12 +101,14 @@ class Summaries:
             await connection.execute(BUMP, key)
             await connection.execute(ACCEPTED, key)
             if served is not None:
-                await book_background(connection, user_id, UsageKind.SUMMARY, conversation_id, served)
+                await book_background(
+                    connection, user_id, UsageKind.SUMMARY, work_id or uuid7(), conversation_id, served
+                )
             return summary_of(row)
 
-    async def book(self, user_id: UUID, conversation_id: UUID, served: Served) -> None:
-        """Book what a fold used that led to no version."""
-        await self._ledger.book(user_id, UsageKind.SUMMARY, conversation_id, served)
+    async def book(self, user_id: UUID, work_id: UUID, conversation_id: UUID, served: Served) -> None:
+        """Book what a fold used that led to no version, or to one whose storing was not heard of."""
+        await self._ledger.book(user_id, UsageKind.SUMMARY, work_id, conversation_id, served)
 
     async def refused(self, user_id: UUID, conversation_id: UUID) -> int:
         """Note that the batch that is due was refused; how often it has been, in a row. 0 if there is no task."""

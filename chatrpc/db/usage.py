@@ -8,7 +8,6 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
-from uuid_utils.compat import uuid7
 
 from chatrpc.db.codec import usage_to_json
 from chatrpc.db.engine import Database
@@ -57,15 +56,16 @@ class UsageLedger:
         [rows] = await self._database.query(user_id, (DAYS, (user_id, start, end)))
         return [DayUsage(**{**row, "kind": UsageKind(row["kind"])}) for row in rows]
 
-    async def book(self, user_id: UUID, kind: UsageKind, place_id: UUID, served: Served) -> None:
-        """Book background work that led to nothing that is stored."""
-        await self._database.query(user_id, (BOOK, _background(user_id, kind, place_id, served, 0)))
+    async def book(self, user_id: UUID, kind: UsageKind, work_id: UUID, place_id: UUID, served: Served) -> None:
+        """Book background work that led to nothing that is stored, as far as is known; once."""
+        await self._database.query(user_id, (BOOK, _background(user_id, kind, work_id, place_id, served, 0)))
 
 
 async def book_background(
     connection: AsyncConnection[Any],
     user_id: UUID,
     kind: UsageKind,
+    work_id: UUID,
     place_id: UUID,
     served: Served,
     embedding_tokens: int = 0,
@@ -73,13 +73,14 @@ async def book_background(
     """Book background work in the transaction that stores what came of it; the last statement in it.
 
     Args:
+        work_id: Of this piece of work.
         place_id: The conversation, or the document.
     """
-    await connection.execute(BOOK, _background(user_id, kind, place_id, served, embedding_tokens))
+    await connection.execute(BOOK, _background(user_id, kind, work_id, place_id, served, embedding_tokens))
 
 
 def _background(
-    user_id: UUID, kind: UsageKind, place_id: UUID, served: Served, embedding_tokens: int
+    user_id: UUID, kind: UsageKind, work_id: UUID, place_id: UUID, served: Served, embedding_tokens: int
 ) -> tuple[object, ...]:
     usage = Jsonb({**usage_to_json(served.usage), "embedding_tokens": embedding_tokens})
-    return user_id, uuid7(), 0, kind.value, place_id, served.model, usage, 1
+    return user_id, work_id, 0, kind.value, place_id, served.model, usage, 1

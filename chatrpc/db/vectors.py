@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from pgvector import HalfVector
+from uuid_utils.compat import uuid7
 
 from chatrpc.db.engine import Database
 from chatrpc.db.terms import term_vector
@@ -162,7 +163,7 @@ class VectorStore:
             if cost is not None:
                 served = Served(cost.model, Usage(estimated=cost.estimated))
                 place = vectors[0].conversation_id
-                await book_background(connection, user_id, UsageKind.EMBEDDING, place, served, cost.tokens)
+                await book_background(connection, user_id, UsageKind.EMBEDDING, uuid7(), place, served, cost.tokens)
 
     async def delete_messages(self, user_id: UUID, message_ids: Sequence[UUID]) -> int:
         """Remove all vectors of messages; the number removed."""

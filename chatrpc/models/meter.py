@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
 
 from chatrpc.domain import Served, Usage
 from chatrpc.models.chat.usage import MOST_COUNTED
@@ -16,10 +19,12 @@ class Meter:
     """Adds up what is noted while it is the current one.
 
     Attributes:
+        id: What is metered is booked by it, so that it is booked once.
         model: The last language model that served.
         embedding_tokens: As an endpoint for embeddings counted them.
     """
 
+    id: UUID = field(default_factory=uuid7)
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     embedding_tokens: int = 0

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from chatrpc.db.engine import Database
+from chatrpc.db.summaries import Summaries
+from chatrpc.errors import Reason, Unavailable
 from chatrpc.models.chat import build_chat_model
 from chatrpc.models.summary.model import ModelSummarizer
 from chatrpc.settings import ModelSettings
@@ -58,6 +60,25 @@ async def test_a_summary_that_is_refused_is_booked_too(
     await household.worker.drain()
     [entry] = await booked(household, "summary")
     assert (entry["prompt_tokens"], entry["completion_tokens"], entry["estimated"]) == (900, 4, False)
+
+
+async def test_a_summary_whose_storing_is_not_heard_of_is_booked_once(
+    database: Database,
+    space_id: int,
+    summarizer: ModelSummarizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add = Summaries.add
+
+    async def lost(*args: Any, **fields: Any) -> None:
+        assert await add(*args, **fields) is not None
+        raise Unavailable(Reason.DATABASE_UNAVAILABLE, "The connection broke before the answer came.")
+
+    monkeypatch.setattr(Summaries, "add", lost)
+    household = Household(database, space_id, keep=4, fold=4, summarizer=summarizer, summary_tokens=400)
+    await household.talk(await household.open_conversation(), 5)
+    await household.worker.drain()
+    assert len(await booked(household, "summary")) == 1
 
 
 async def test_vectors_are_booked_with_an_estimate_of_their_tokens(household: Household) -> None:
