@@ -370,10 +370,11 @@ class QuotaSettings(_Section):
     tokens: int | None = Field(
         default=None,
         ge=0,
+        lt=2**62,
         description="Tokens of prompts and completions in it, those of summaries included and those of embeddings not; "
         "not limited where absent.",
     )
-    turns: int | None = Field(default=None, ge=0, description="Replies in it; not limited where absent.")
+    turns: int | None = Field(default=None, ge=0, lt=2**62, description="Replies in it; not limited where absent.")
     claim: str = Field(
         default="chatrpc_quota",
         min_length=1,

@@ -20,6 +20,7 @@ from chatrpc.settings import (
     EmbedderSettings,
     LogSettings,
     ModelSettings,
+    QuotaSettings,
     ServerSettings,
     load,
 )
@@ -74,6 +75,11 @@ def test_what_the_example_leaves_open_is_what_must_be_set() -> None:
     [
         (DatabaseSettings, {}, "CHATRPC_DATABASE_URL is not set."),
         (DatabaseSettings, {"CHATRPC_DATABASE_URL": ""}, "CHATRPC_DATABASE_URL is not set."),
+        (
+            QuotaSettings,
+            {"CHATRPC_QUOTA_TOKENS": str(2**63)},
+            "CHATRPC_QUOTA_TOKENS: Input should be less than 4611686018427387904.",
+        ),
         (AuthSettings, {}, "CHATRPC_AUTH_ISSUER is not set."),
         (
             AuthSettings,

@@ -134,14 +134,14 @@ async def test_a_message_over_the_quota_is_not_stored_and_its_refusal_tells_when
     assert while_running.value.retry_after == 1.0
     await finish(Transcript(database), user_id, first, "Hi.")
     await send(database, user_id, conversation_id, quota)
-    tight = Quota(QuotaWindow.MONTH, tokens=99)
+    tight = Quota(QuotaWindow.MONTH, tokens=101)
     with pytest.raises(ResourceExhausted) as caught:
         await send(database, user_id, conversation_id, tight)
     assert caught.value.reason is Reason.QUOTA_EXCEEDED
     assert caught.value.metadata == {
         "subject": "user",
         "metric": "tokens",
-        "limit": "99",
+        "limit": "101",
         "used": "2",
         "reserved": "100",
         "window": "month",
@@ -151,6 +151,15 @@ async def test_a_message_over_the_quota_is_not_stored_and_its_refusal_tells_when
     assert caught.value.retry_after == pytest.approx(left.total_seconds(), abs=60)
     [rows] = await database.query(user_id, ("SELECT count(*) AS stored FROM messages", ()))
     assert rows[0]["stored"] == 4
+
+
+async def test_a_message_that_no_window_has_room_for_is_told_so_and_no_time_to_come_again(
+    database: Database, user_id: UUID
+) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    with pytest.raises(ResourceExhausted, match=r"needs 100 tokens, .* 99 a day in all. Lower its max_out") as caught:
+        await send(database, user_id, conversation_id, Quota(tokens=99))
+    assert (caught.value.retry_after, caught.value.metadata["metric"]) == (None, "tokens")
 
 
 async def test_a_resend_of_an_accepted_message_is_never_refused(database: Database, user_id: UUID) -> None:

@@ -221,7 +221,7 @@ class DailyUsage(_message.Message):
     kind: Global___UsageKind.ValueType
     """What for."""
     model: _builtins.str
-    """The model that served; empty where the server that asked it died, or none was asked."""
+    """The model that served; empty where the server that asked it died, or nothing was used."""
     count: _builtins.int
     """Replies that ended; of summaries and embeddings, pieces of work."""
     prompt_tokens: _builtins.int
@@ -234,7 +234,8 @@ class DailyUsage(_message.Message):
     """Tokens of texts that were turned into vectors."""
     estimated_tokens: _builtins.int
     """The part of all these that no provider counted: an upper estimate, or, of an attempt that died with its server, what
-    was reserved for it.
+    was reserved for it. The vector of a message that is answered is always estimated; its tokens are in here where those
+    of the reply are estimated, too.
     """
     @_builtins.property
     def day(self) -> _timestamp_pb2.Timestamp:

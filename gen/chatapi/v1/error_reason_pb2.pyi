@@ -91,8 +91,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 43
     """RESOURCE_EXHAUSTED. The message does not fit into what is left of the user's quota; nothing of it was stored.
-    google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again. A resend of an accepted
-    message is never refused.
+    google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again; there is none where the
+    message alone needs more than the whole quota. A resend of an accepted message is never refused.
     Sample: `{"reason": "QUOTA_EXCEEDED", "metadata": {"subject": "user", "metric": "tokens", "limit": "100000", "used":
     "97210", "reserved": "0", "window": "day"}}`
     """
@@ -283,8 +283,8 @@ Sample: `{"reason": "TOO_MANY_TURNS", "metadata": {"subject": "stream"}}`
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 43
 """RESOURCE_EXHAUSTED. The message does not fit into what is left of the user's quota; nothing of it was stored.
-google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again. A resend of an accepted
-message is never refused.
+google.rpc.QuotaFailure names the limit, google.rpc.RetryInfo when some of it is free again; there is none where the
+message alone needs more than the whole quota. A resend of an accepted message is never refused.
 Sample: `{"reason": "QUOTA_EXCEEDED", "metadata": {"subject": "user", "metric": "tokens", "limit": "100000", "used":
 "97210", "reserved": "0", "window": "day"}}`
 """
