@@ -132,7 +132,7 @@ class Streams:
         """
         if lasting:
             self._lasting.add(channel)
-        listening = self._listening
+        listening = self._connected()
         if listening is None:
             raise StreamsAway
         confirmed = self._awaited.setdefault(channel, asyncio.get_running_loop().create_future())
@@ -142,10 +142,18 @@ class Streams:
 
     async def unsubscribe(self, channel: str) -> None:
         self._lasting.discard(channel)
-        if self._listening is not None:
+        listening = self._connected()
+        if listening is not None:
             with suppress(StreamsAway):
                 async with _translated():
-                    await self._listening.unsubscribe(channel)
+                    await listening.unsubscribe(channel)
+
+    def _connected(self) -> PubSub | None:
+        """What listens, unless its connection is lost: the client library would mend it by whatever is asked of it, and
+        `listen`, which reads from the same connection, would not learn of the loss."""
+        listening = self._listening
+        connection = None if listening is None else listening.connection
+        return listening if connection is not None and connection.is_connected else None
 
     async def listen(self) -> None:
         """Listen until cancelled, again and again while Redis is away."""

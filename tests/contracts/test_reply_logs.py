@@ -18,7 +18,7 @@ from chatrpc.domain import Message, MessageState, Role, TextPart
 from chatrpc.errors import ChatError, OutOfRange, Reason
 from chatrpc.settings import RedisSettings
 from chatrpc.streams import streams as streams_module
-from chatrpc.streams.streams import open_streams
+from chatrpc.streams.streams import StreamsAway, open_streams
 from chatrpc.turns import shared_logs
 from chatrpc.turns.events import Completed, Delta, ReplyEvent, Restarted
 from chatrpc.turns.reply_log import ReplyLog
@@ -253,6 +253,24 @@ async def test_a_reader_who_meets_the_loss_of_redis_is_told_to_come_again(pair: 
         await asyncio.sleep(0)
     await redis.kill()
     assert await asyncio.wait_for(finding, PATIENCE) is None
+
+
+async def test_a_connection_that_was_lost_is_mended_by_who_listens_and_nobody_else(pair: Processes) -> None:
+    assert isinstance(pair.reader, SharedReplyLogs)
+    redis_streams = pair.reader._streams
+    lost = redis_streams._listening
+    assert lost is not None
+    assert lost.connection is not None
+    await lost.connection.disconnect(nowait=True)
+    with pytest.raises(StreamsAway):
+        await redis_streams.subscribe("somewhere")
+    await redis_streams.unsubscribe("elsewhere")
+    async with asyncio.timeout(PATIENCE):
+        while redis_streams._listening in (None, lost):
+            await asyncio.sleep(0.01)
+    log = pair.writer.begin(USER, uuid4(), 1)
+    log.append(Delta("heard"))
+    assert await read_some((await found(pair.reader, log.reply_id)).read(0), 1) == log.events
 
 
 async def test_an_attempt_that_is_over_learns_of_it_by_what_it_writes(pair: Processes) -> None:
