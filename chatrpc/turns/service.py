@@ -360,7 +360,7 @@ class Turns:
         attempt = await transcript.begin_attempt(*key, self._owner(), used, served)
         if attempt is None and before is not None:
             # Whoever took it over has booked it, but not whoever erased it.
-            await transcript.book_attempt(*key, before.log.attempt, before.conversation_id, before.served)
+            await self._book_left(key, before)
         self._left.pop(key, None)
         return attempt
 
@@ -417,7 +417,10 @@ class Turns:
         await self._logs.forget(reply_id)
 
     async def drain(self, grace: float) -> None:
-        """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored."""
+        """Wait up to `grace` seconds for the running replies, then stop the rest; what they have is stored.
+
+        Of what could not be stored, at least what it used is booked: nobody else knows it.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         # What ends may have begun something else: a send begins a reply.
@@ -429,6 +432,13 @@ class Turns:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._checkpoints is not None:
             self._checkpoints.cancel()
+        with suppress(Unavailable):
+            for key, left in list(self._left.items()):
+                if left is not None:
+                    await self._book_left(key, left)
+
+    async def _book_left(self, key: tuple[UUID, UUID], left: Generation) -> None:
+        await self._parts.transcript.book_attempt(*key, left.log.attempt, left.conversation_id, left.served)
 
     def _start(
         self,

@@ -4,7 +4,7 @@
 -- The write is fenced: it happens only while the reply is pending and of the given attempt, so that at most one attempt
 -- ever commits. `finished` is false where it did not happen, and nothing is booked. Where p_usage is null, the attempt
 -- ends what a dead process left behind and has used nothing itself: the reply then bears what was booked for the
--- last attempt before that used anything, and `usage` returns it.
+-- last attempt before that used anything, if one did, and `usage` returns it.
 --
 -- p_context_tokens is what the prompt and the reply came to, for the next reservation.
 --
@@ -83,7 +83,7 @@ BEGIN
     UPDATE messages m SET
         state = p_state, parts = p_parts, tokens = p_tokens, model = p_model, finish_reason = p_finish_reason,
         error_reason = p_error_reason,
-        usage = coalesce(borne, reservation(m.reserved_prompt_tokens, m.reserved_completion_tokens)),
+        usage = coalesce(borne, reservation(0, 0)),
         delta_ends = p_delta_ends, finished_at = finish_reply.finished_at, owner = NULL
     WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt
     RETURNING m.sequence, m.usage, coalesce(m.reserved_prompt_tokens + m.reserved_completion_tokens, 0)

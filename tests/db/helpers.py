@@ -7,6 +7,8 @@ from uuid import UUID
 from chatrpc.db.transcript import FinishedReply, Transcript
 from chatrpc.domain import Accepted, FinishReason, Message, MessageState, Part, TextPart, Usage
 
+USED = Usage(1, 0, 1)
+
 
 def said(text: str) -> tuple[Part, ...]:
     return (TextPart(text),)
@@ -20,6 +22,7 @@ async def finish(
     *,
     attempt: int = 1,
     state: MessageState = MessageState.COMPLETE,
+    usage: Usage | None = USED,
 ) -> tuple[Message, int] | None:
     return await transcript.finish_reply(
         user_id,
@@ -33,7 +36,7 @@ async def finish(
             model="test",
             finish_reason=FinishReason.STOP,
             error_reason=None,
-            usage=Usage(1, 0, 1),
+            usage=usage,
             delta_ends=(len(text),),
             report=None,
         ),

@@ -262,6 +262,16 @@ async def test_an_attempt_whose_beginning_was_not_heard_of_is_not_booked_again(
     assert sorted(booked) == [(1, 50), (2, 0)]
 
 
+async def test_a_reply_whose_attempts_used_nothing_bears_nothing(database: Database, user_id: UUID) -> None:
+    transcript = Transcript(database)
+    turn = await send(database, user_id, await new_conversation(database, user_id), Quota())
+    assert await transcript.begin_attempt(user_id, turn.reply.id, OWNER) == 2
+    ended = await finish(transcript, user_id, turn, "Hi.", attempt=2, usage=None)
+    assert ended is not None
+    assert ended[0].usage == Usage(estimated=True)
+    assert all(entry["prompt_tokens"] == 0 for entry in await entries(database, user_id))
+
+
 async def test_a_process_with_a_new_lease_tells_what_its_attempt_under_the_old_one_was_served(
     database: Database, user_id: UUID
 ) -> None:

@@ -160,6 +160,20 @@ async def test_an_attempt_that_may_not_finish_is_booked_all_the_same(
     assert (entry["attempt"], entry["estimated"], entry["completion_tokens"] > 0) == (1, True, True)
 
 
+async def test_what_a_server_could_not_finish_is_booked_before_it_stops(
+    process: Process, database: Database, user_id: UUID, provider: Provider
+) -> None:
+    provider.script(Answer(deltas=("so far",), fault=Fault.STALL))
+    _, events = await process.send("Hi.")
+    await take(events, 2)
+    await Conversations(database).delete(user_id, process.conversation_id)
+    with pytest.raises(Unavailable):
+        await rest(events)
+    await process.turns.drain(0.0)
+    booked = {entry["attempt"]: entry["completion_tokens"] > 0 for entry in await entries(database, user_id)}
+    assert booked == {1: True, 2: False}
+
+
 async def test_an_attempt_that_lost_its_lease_is_booked_once_by_its_own_process(
     process: Process, database: Database, user_id: UUID, provider: Provider
 ) -> None:
