@@ -52,7 +52,8 @@ class Reservation:
 
     Attributes:
         prompt_tokens: What comes to the prompt beyond what the conversation's last prompt and reply came to.
-        most_prompt_tokens: The whole prompt at most.
+        most_prompt_tokens: The whole prompt at most, unless the conversation's last one was longer: it may name a model
+            of its own.
         completion_tokens: The reply at most.
     """
 

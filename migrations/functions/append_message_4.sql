@@ -10,8 +10,9 @@
 --
 -- The reservation stands in the pending reply's own row, so it lasts as long as the reply is pending, whatever becomes
 -- of its process. It is an estimate: what the conversation's last prompt came to, and p_prompt_tokens for what is new,
--- at most p_most_prompt_tokens; and p_output_tokens. Where the user has a quota (p_window is not null), a message whose
--- reservation does not fit into what is left of it is refused as `over_quota`, before anything is stored.
+-- at most p_most_prompt_tokens, if the last one was no longer; and p_output_tokens. Where the user has a quota (p_window
+-- is not null), a message whose reservation does not fit into what is left of it is refused as `over_quota`, before
+-- anything is stored.
 --
 -- A resend is never refused, whatever the limits.
 --
@@ -102,7 +103,9 @@ BEGIN
     IF outcome IS NOT NULL THEN
         RETURN;
     END IF;
-    reserved := least(conversation.context_tokens + p_prompt_tokens, p_most_prompt_tokens);
+    -- The conversation may name a model with a larger window than the caller knows of: its last prompt has told.
+    reserved := least(
+        conversation.context_tokens + p_prompt_tokens, greatest(p_most_prompt_tokens, conversation.context_tokens));
     IF p_window IS NOT NULL THEN
         quota := over_quota(p_user, reserved + p_output_tokens, p_window, p_max_tokens, p_max_turns);
         IF quota IS NOT NULL THEN

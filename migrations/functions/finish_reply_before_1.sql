@@ -1,4 +1,5 @@
--- The function of the release before, in its place: see append_message_before. What a reply used is booked all the same.
+-- The function of the release before, in its place: see append_message_before. What a reply used is booked all the
+-- same.
 CREATE OR REPLACE FUNCTION finish_reply(
     p_user uuid, p_conversation uuid, p_reply uuid, p_attempt integer, p_state text, p_parts jsonb, p_tokens integer,
     p_model text, p_finish_reason text, p_error_reason text, p_usage jsonb, p_delta_ends integer[], p_report jsonb,

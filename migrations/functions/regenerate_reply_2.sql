@@ -68,7 +68,9 @@ BEGIN
     IF outcome IS NOT NULL THEN
         RETURN;
     END IF;
-    reserved := least(conversation.context_tokens + p_prompt_tokens, p_most_prompt_tokens);
+    -- The conversation may name a model with a larger window than the caller knows of: its last prompt has told.
+    reserved := least(
+        conversation.context_tokens + p_prompt_tokens, greatest(p_most_prompt_tokens, conversation.context_tokens));
     IF p_window IS NOT NULL THEN
         quota := over_quota(p_user, reserved + p_output_tokens, p_window, p_max_tokens, p_max_turns);
         IF quota IS NOT NULL THEN

@@ -188,12 +188,25 @@ async def test_a_reservation_grows_with_the_conversation_up_to_the_models_window
     database: Database, user_id: UUID
 ) -> None:
     conversation_id = await new_conversation(database, user_id)
-    for context_tokens, reserved in ((0, 100), (500, 600), (5_000, 1_030)):
+    for context_tokens, reserved in ((0, 100), (500, 600), (980, 1_030)):
         await database.query(user_id, ("UPDATE conversations SET context_tokens = %s", (context_tokens,)))
         turn = await send(database, user_id, conversation_id, Quota())
         assert (await window(database, user_id)).reserved_tokens == reserved
         await finish(Transcript(database), user_id, turn, "Hi.")
     assert [entry["reserved_tokens"] for entry in await entries(database, user_id)] == [100, 600, 1_030]
+
+
+async def test_a_conversation_whose_model_takes_more_than_is_known_reserves_what_its_last_prompt_took(
+    database: Database, user_id: UUID
+) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    turn = await send(database, user_id, conversation_id, Quota())
+    await finish(Transcript(database), user_id, turn, "Hi.")
+    await database.query(user_id, ("UPDATE conversations SET context_tokens = 5000", ()))
+    await send(database, user_id, conversation_id, Quota())
+    asked = Regeneration(conversation_id, turn.message.id, "again")
+    await Transcript(database).regenerate(user_id, asked, owner=OWNER, reservation=RESERVATION)
+    assert (await window(database, user_id)).reserved_tokens == 2 * 5_030
 
 
 async def test_a_finished_attempt_is_booked_once(database: Database, user_id: UUID) -> None:
