@@ -21,6 +21,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import Accepted, Caller, OutgoingMessage, TextPart, TurnSettings
 from chatrpc.models.chat import build_chat_model
 from chatrpc.models.profiles import load_profiles
+from chatrpc.ports import ChatModel
 from chatrpc.server import open_reply_logs
 from chatrpc.settings import ContextSettings, ModelSettings, RedisSettings
 from chatrpc.turns.events import ReplyEvent
@@ -66,6 +67,10 @@ class Process:
         return [event async for event in await self.turns.follow(self.caller, reply_id, attempt, after)]
 
 
+def model_settings(provider: Provider) -> ModelSettings:
+    return ModelSettings(base_url=provider.base_url, name="test-model", max_retries=0)
+
+
 @asynccontextmanager
 async def running(
     database: Database,
@@ -75,18 +80,24 @@ async def running(
     *,
     redis_url: str | None = None,
     interrupt: bool = False,
+    model: ChatModel | None = None,
+    hits: int = 8,
     **parts_fields: Any,
 ) -> AsyncIterator[Process]:
     """The turns of a process of its own, with a lease; replies still running at the end are stopped.
 
     Args:
         interrupt: Whether replies of dead processes are ended rather than generated anew.
+        hits: Passages that are retrieved; without any, a turn takes half the time.
+        model: One that is shared, and closed by whoever made it; to make one takes longer than a turn.
     """
-    settings = ModelSettings(base_url=provider.base_url, name="test-model", max_retries=0)
-    model, embedder = build_chat_model(settings), WordEmbedder()
+    settings, own = model_settings(provider), None
+    if model is None:
+        model = own = build_chat_model(settings)
+    embedder = WordEmbedder()
     space_id = await VectorStore(database).register_space(embedder.space)
     assembler = ContextAssembler(
-        Recall(database), embedder, space_id, ContextSettings(), load_profiles(settings), model.model_name
+        Recall(database), embedder, space_id, ContextSettings(hits=hits), load_profiles(settings), model.model_name
     )
     parts = TurnParts(Transcript(database), assembler, model, 0.0, lambda: None)
     parts = replace(parts, **parts_fields)
@@ -103,7 +114,8 @@ async def running(
             )
         finally:
             await turns.drain(0)
-            await model.aclose()
+            if own is not None:
+                await own.aclose()
 
 
 @pytest_asyncio.fixture
