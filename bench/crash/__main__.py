@@ -79,7 +79,8 @@ async def _talk(options: argparse.Namespace, history: History, stack: Stack, fau
         taken += 1
         mine = taken
         await faults.keep_up(mine, options.turns, options.kills)
-        return bool(mine <= options.turns)
+        # A message that was refused is no turn.
+        return bool(mine <= options.turns + history.refused)
 
     people = [
         Person(
@@ -134,7 +135,7 @@ def _print(
         ["seed", str(options.seed)],
         ["minutes", seconds / 60],
         ["turns accepted", sum(bool(sent.accepted) for sent in history.sent)],
-        ["turns refused as busy", sum(bool(sent.refused) for sent in history.sent)],
+        ["messages refused as busy", history.refused],
         ["turns sent more than once, or by a session", sent_again],
         ["readings", len(history.readings)],
         ["events read", sum(len(reading.events) for reading in history.readings)],
@@ -172,10 +173,10 @@ def _print_takeovers(history: History, logs: Path) -> None:
         met = any(began < orphan.killed + TAKEOVER_BAR and ended > orphan.killed for _, began, ended in history.outages)
         (hindered if met else clear).append(min(seen) - orphan.killed)
     rows: list[list[object]] = [
-        [name, len(times), percentile(times, 0.5), max(times, default=float("nan")), TAKEOVER_BAR]
+        [name, len(times), *(percentile(times, share) for share in (0.5, 0.99, 1.0)), TAKEOVER_BAR]
         for name, times in (("the others were there", clear), ("not all of them were", hindered))
     ]
-    print_table(["takeover, seconds after the kill", "replies", "p50", "max", "bar"], rows)
+    print_table(["takeover, seconds after the kill", "replies", "p50", "p99", "max", "bar"], rows)
 
 
 def _taken_over(logs: Path) -> dict[tuple[str, int], float]:

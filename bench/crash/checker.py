@@ -240,8 +240,10 @@ def _ledger(history: History) -> Iterator[Violation]:
         if sorted(entries) != list(range(1, last + 1)):
             yield Violation(Kind.USAGE, row.id, f"Of {last} attempts, {sorted(entries)} are booked.")
             continue
-        # Whoever ends a reply with what another left behind uses nothing itself, and the reply bears what that one did.
-        bearer = last - 1 if last > 1 and entries[last].usage == NOTHING else last
+        # Whoever ends a reply with what another left behind uses nothing itself, and the reply bears what the last one
+        # did that used anything.
+        used = [attempt for attempt in entries if entries[attempt].usage != NOTHING]
+        bearer = max(used, default=last)
         if row.ending.usage not in (entries[last].usage, entries[bearer].usage):
             yield Violation(Kind.USAGE, row.id, f"{row.ending.usage} is stored, {entries[last]} is booked.")
         for entry in entries.values():

@@ -166,6 +166,7 @@ class History:
         troubles: What clients were answered other than what they wanted, by code and reason.
         unexpected: Answers that no fault explains, for people.
         sums: Of users whose sums by the hour are not those of their bookings, both in tokens.
+        finished, refused: How many messages have come to their end, and how many of them were not accepted.
         outages: When something was away that a takeover needs, as (what, from, until).
     """
 
@@ -181,6 +182,7 @@ class History:
     unexpected: list[str] = field(default_factory=list)
     outages: list[tuple[str, float, float]] = field(default_factory=list)
     finished: int = 0
+    refused: int = 0
     _known: dict[tuple[str, int, int, bytes], Told] = field(default_factory=dict)
 
     def read(self, reply_id: str, door: str, after: tuple[int, int] = (0, 0)) -> Reading:
@@ -201,6 +203,7 @@ class History:
 
     def refuse(self, sent: Sent, error: CallError) -> None:
         """Note a refusal that is final."""
+        self.refused += 1
         sent.refused = error.reason or error.code.name
 
     def trouble(self, error: CallError) -> None:
