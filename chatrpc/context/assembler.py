@@ -113,11 +113,6 @@ class ContextAssembler:
         self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
         self._cache = HotPathCache(context.cache_bytes)
 
-    @property
-    def keep(self) -> int:
-        """Messages of a path that no summary may cover."""
-        return self._settings.hot_path
-
     def reservation(self, settings: TurnSettings, tokens: int) -> Reservation:
         """What a turn may cost, as far as that can be told before its conversation is read.
 
@@ -238,7 +233,7 @@ class ContextAssembler:
 
     def _keep(self, request: _Request) -> int:
         """Messages of the path that no summary may cover. A dry run's query is not on the path, but counts."""
-        return self.keep - (request.query.id is None)
+        return self._settings.hot_path - (request.query.id is None)
 
     async def _search(self, request: _Request, hot: HotPath, deadline: float) -> Found | None:
         """The warm way: the hot path is here."""

@@ -35,7 +35,7 @@ GROUP BY m.parent_id HAVING count(*) > 1
 ORDER BY min(m.sequence)
 """
 SWITCH = "SELECT * FROM switch_branch(%s, %s)"
-FORK = "SELECT * FROM fork_conversation(%s, %s, %s, %s, %s, %s::integer, %s::integer)"
+FORK = "SELECT * FROM fork_conversation(%s, %s, %s, %s, %s, %s::integer)"
 OF_MESSAGE = f"""
 SELECT {CONVERSATION_COLUMNS} FROM messages m
 JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
@@ -80,12 +80,9 @@ class Branches:
             raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
         return conversation_of(rows[0])
 
-    async def fork(self, user_id: UUID, message_id: UUID, *, request_id: str | None, keep: int) -> Conversation:
+    async def fork(self, user_id: UUID, message_id: UUID, *, request_id: str | None) -> Conversation:
         """Begin a conversation with copies of the path to a message, or return that of an earlier request with the same
         id.
-
-        Args:
-            keep: Messages that a summary must leave word for word, so that one is copied that serves.
 
         Raises:
             NotFound: No such message.
@@ -93,7 +90,7 @@ class Branches:
             AlreadyExists: The request id was used for something else.
         """
         digest = hashlib.sha256(b"fork " + message_id.bytes).digest()
-        params = (user_id, message_id, uuid7(), request_id, digest, keep, LONGEST_FORK)
+        params = (user_id, message_id, uuid7(), request_id, digest, LONGEST_FORK)
         row = await self._database.call(FORK, params)
         assert row is not None  # A function with OUT parameters returns one row.
         match row["outcome"]:

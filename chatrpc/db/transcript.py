@@ -72,13 +72,13 @@ WHERE m.user_id = %s AND m.id = %s
 REPLIES_OF = """
 WITH message AS (SELECT * FROM messages WHERE user_id = %(user)s AND id = %(message)s), place AS (
     SELECT m.branch FROM message m
-    UNION ALL
+    UNION
     SELECT b.branch FROM message m
     JOIN branches b ON b.user_id = %(user)s AND b.conversation_id = m.conversation_id)
 SELECT r.id FROM message m CROSS JOIN place p
 JOIN messages r ON r.user_id = %(user)s AND r.conversation_id = m.conversation_id
                AND r.branch = p.branch AND r.depth = m.depth + 1
-WHERE m.role = 'user' AND r.parent_id = m.id
+WHERE m.role = 'user' AND r.role = 'assistant' AND r.parent_id = m.id
 UNION ALL
 SELECT m.id FROM message m WHERE m.role <> 'user'
 """

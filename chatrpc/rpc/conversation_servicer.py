@@ -155,7 +155,6 @@ class ConversationServicer(ConversationServiceServicer):
             current_caller().user_id,
             UUID(request.message_id),
             request_id=request.request_id or None,
-            keep=self._assembler.keep,
         )
         return pb.ForkConversationResponse(conversation=conversation_to_proto(conversation))
 

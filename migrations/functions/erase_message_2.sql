@@ -36,7 +36,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- The replies to a message stand right behind it: on its branch, and at the beginning of those that begin there.
+    -- The replies to a message stand right behind it: on its branch, and at the beginning of those that begin there. So
+    -- does a message of the user's that was sent behind one without a reply, as a fork may end with.
     replies := CASE WHEN target.role = 'assistant' THEN ARRAY[p_message] ELSE ARRAY(
         SELECT m.id FROM (
             SELECT target.branch AS branch
@@ -44,7 +45,7 @@ BEGIN
             SELECT b.branch FROM branches b WHERE b.user_id = p_user AND b.conversation_id = conversation) place
         JOIN messages m ON m.user_id = p_user AND m.conversation_id = conversation
                        AND m.branch = place.branch AND m.depth = target.depth + 1
-        WHERE m.parent_id = p_message) END;
+        WHERE m.parent_id = p_message AND m.role = 'assistant') END;
     targets := ARRAY(
         SELECT m.id FROM messages m
         WHERE m.user_id = p_user AND m.state <> 'erased'

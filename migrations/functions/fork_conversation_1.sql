@@ -3,13 +3,12 @@
 --
 -- Rows are copied, so that each conversation can be erased without the other. The copies stand on one branch, whatever
 -- the path was, with numbers and ids of their own; whatever names a message names its copy. They bear no client's key.
--- Their vectors are copied as far as they are made, and the background work makes the rest. Of the summaries, the newest
--- that leaves p_keep messages to the next message, and those after it, which serve a longer path.
+-- Their vectors are copied as far as they are made, and the background work makes the rest. So are all versions of the
+-- summary that cover a part of the path: an edit or a regenerated reply in the fork falls back to the one that serves it.
 --
 -- The source is locked against changes meanwhile, so that all is copied of one moment.
 CREATE FUNCTION fork_conversation(
-    p_user uuid, p_message uuid, p_conversation uuid, p_request_id text, p_request_hash bytea, p_keep integer,
-    p_most integer,
+    p_user uuid, p_message uuid, p_conversation uuid, p_request_id text, p_request_hash bytea, p_most integer,
     OUT outcome text, OUT conversation uuid, OUT unfinished uuid
 )
 LANGUAGE plpgsql
@@ -22,7 +21,6 @@ DECLARE
     path integer[];
     new_title text;
     embedded bigint;
-    least_anchor integer;
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true);
     SELECT c.id, c.request_hash INTO earlier FROM conversations c
@@ -87,9 +85,6 @@ BEGIN
 
     SELECT least(t.embedded_sequence, t.finished_after) INTO embedded FROM memory_tasks t
     WHERE t.user_id = p_user AND t.conversation_id = source.id;
-    SELECT max(s.anchor_depth) INTO least_anchor FROM summaries s
-    WHERE s.user_id = p_user AND s.conversation_id = source.id AND s.erased_at IS NULL
-      AND s.anchor_depth <= last.depth + 1 - p_keep AND on_path(s.anchor_branch, s.anchor_depth, path);
     WITH segments AS (
         SELECT path[i] AS branch, path[i + 1] AS last_depth FROM generate_series(1, cardinality(path), 2) AS i
     ), originals AS MATERIALIZED (
@@ -113,21 +108,27 @@ BEGIN
         FROM originals o
         JOIN embeddings e ON e.user_id = p_user AND e.conversation_id = source.id
                          AND e.branch = o.branch AND e.depth = o.depth
-    ), versions AS (
-        INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch,
-                               anchor_depth, text, tokens, model, created_at, facts)
-        SELECT p_user, p_conversation, s.version, s.previous_version, o.copy_id, 0, o.depth, s.text, s.tokens, s.model,
-               s.created_at, coalesce((
-                   SELECT jsonb_agg(fact || jsonb_build_object(
-                       'source_id', told.copy_id, 'source_sequence', told.depth,
-                       'changed_id', changed.copy_id, 'changed_sequence', changed.depth) ORDER BY place)
-                   FROM jsonb_array_elements(s.facts) WITH ORDINALITY AS facts (fact, place)
-                   JOIN originals told ON told.id = (fact->>'source_id')::uuid
-                   JOIN originals changed ON changed.id = (fact->>'changed_id')::uuid), '[]')
+    ), originals_of_versions AS MATERIALIZED (
+        SELECT s.*, o.copy_id, o.depth
         FROM summaries s
         JOIN originals o ON o.id = s.anchor_id
         WHERE s.user_id = p_user AND s.conversation_id = source.id AND s.erased_at IS NULL
-          AND s.anchor_depth >= coalesce(least_anchor, 0)
+    ), facts AS (
+        SELECT v.version, jsonb_agg(fact || jsonb_build_object(
+                   'source_id', told.copy_id, 'source_sequence', told.depth,
+                   'changed_id', changed.copy_id, 'changed_sequence', changed.depth) ORDER BY place) AS facts
+        FROM originals_of_versions v
+        CROSS JOIN LATERAL jsonb_array_elements(v.facts) WITH ORDINALITY AS facts (fact, place)
+        JOIN originals told ON told.id = (fact->>'source_id')::uuid
+        JOIN originals changed ON changed.id = (fact->>'changed_id')::uuid
+        GROUP BY v.version
+    ), versions AS (
+        INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch,
+                               anchor_depth, text, tokens, model, created_at, facts)
+        SELECT p_user, p_conversation, v.version, v.previous_version, v.copy_id, 0, v.depth, v.text, v.tokens, v.model,
+               v.created_at, coalesce(f.facts, '[]')
+        FROM originals_of_versions v
+        LEFT JOIN facts f ON f.version = v.version
     )
     INSERT INTO memory_tasks (user_id, conversation_id, due_at, embedded_sequence)
     SELECT p_user, p_conversation, now(), coalesce(max(o.depth) FILTER (WHERE o.sequence <= embedded), 0)

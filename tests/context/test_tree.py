@@ -191,9 +191,7 @@ class Life:
         originals = [household.messages[each] for each in household.path_to(message.id)]
         pending = [each for each in originals if not each.state.finished]
         try:
-            made = await self.conversations.branches.fork(
-                household.user_id, message.id, request_id=None, keep=household.keep
-            )
+            made = await self.conversations.branches.fork(household.user_id, message.id, request_id=None)
         except FailedPrecondition:
             assert pending
             return
@@ -294,7 +292,7 @@ async def test_a_fork_knows_what_its_source_knows_and_finds_nothing_twice(househ
     conversations = Conversations(household.database)
     originals = household.path_to(household.heads[conversation_id])
     for _ in range(3):
-        made = await conversations.branches.fork(household.user_id, originals[-1], request_id=None, keep=household.keep)
+        made = await conversations.branches.fork(household.user_id, originals[-1], request_id=None)
         copies, _ = await conversations.messages(household.user_id, made.id, Page(100))
         household.messages |= {each.id: each for each in copies}
         household.conversations.append(made.id)

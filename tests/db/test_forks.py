@@ -35,8 +35,8 @@ def home(database: Database) -> Home:
     return Home(database)
 
 
-async def fork(home: Home, message_id: UUID, request_id: str | None = None, keep: int = 2) -> Conversation:
-    return await home.conversations.branches.fork(home.user_id, message_id, request_id=request_id, keep=keep)
+async def fork(home: Home, message_id: UUID, request_id: str | None = None) -> Conversation:
+    return await home.conversations.branches.fork(home.user_id, message_id, request_id=request_id)
 
 
 async def holding(home: Home, conversation_id: UUID, text: str) -> list[str]:
@@ -134,6 +134,20 @@ async def test_what_is_erased_in_one_stays_in_the_other(home: Home) -> None:
     assert await home.rows(f"embeddings WHERE conversation_id = '{made[1].id}'") == 2
 
 
+async def test_what_is_said_behind_a_copy_without_a_reply_is_no_reply_to_it(home: Home) -> None:
+    source = await home.open()
+    turn = await home.talk(source, "one", "two")
+    made = await fork(home, turn.message.id)
+    [copy] = await home.messages(made.id)
+    asked = [Regeneration(made.id, copy.id, key) for key in ("first", "second")]
+    behind = await home.talk(made.id, "three", "four")
+    again = [await home.transcript.regenerate(home.user_id, each, owner=OWNER) for each in asked]
+    assert await home.transcript.replies_to(home.user_id, copy.id) == [each.reply.id for each in again]
+    assert (await home.erase(copy.id, include_reply=True)).messages == 3
+    await home.conversations.branches.switch(home.user_id, behind.reply.id)
+    assert [message.text for message in await home.messages(made.id)] == ["", "three", "four"]
+
+
 async def test_a_title_that_is_the_beginning_of_a_message_left_behind_is_left_behind(home: Home) -> None:
     source = await home.open(title="My secret")
     await home.talk(source, "My secret is this.", "I see.")
@@ -145,7 +159,7 @@ async def test_a_title_that_is_the_beginning_of_a_message_left_behind_is_left_be
     assert await holding(home, made.id, "My secret") == []
 
 
-async def test_the_summary_that_serves_comes_along_and_names_the_copies(home: Home) -> None:
+async def test_the_summaries_of_the_path_come_along_and_name_the_copies(home: Home) -> None:
     source, recall = await home.open(), Recall(home.database)
     turns = [await home.talk(source, f"question {number}", f"answer {number}") for number in range(5)]
     path = ((0, 10),)
@@ -154,7 +168,7 @@ async def test_the_summary_that_serves_comes_along_and_names_the_copies(home: Ho
         facts = (fact_of(hot.messages[1], text=f"known since {depth}"),)
         assert await fold(home.database, home.user_id, hot, hot.messages[depth - 1], facts) is not None
 
-    made = await fork(home, turns[2].message.id, keep=2)
+    made = await fork(home, turns[2].message.id)
     copies = await home.messages(made.id)
     forked = await recall.hot_path(home.user_id, made.id, ((0, 5),), keep=1)
     assert forked.summary is not None
@@ -162,10 +176,9 @@ async def test_the_summary_that_serves_comes_along_and_names_the_copies(home: Ho
     assert forked.summary.anchor_id == copies[3].id
     assert (forked.summary.facts, forked.summary.version) == ((fact_of(copies[1], text="known since 4"),), 2)
     assert [m.id for m in forked.messages] == [copies[4].id]
-    # One that leaves too little to the next message serves a longer path.
-    short = await fork(home, turns[2].message.id, keep=4)
-    assert await home.rows(f"summaries WHERE conversation_id = '{short.id}'") == 2
-    assert (await recall.hot_path(home.user_id, short.id, ((0, 5),), keep=3)).summary.anchor_depth == 2
+    # What is replied to anew, or edited, needs one that leaves it as many messages as ever.
+    earlier = await recall.hot_path(home.user_id, made.id, ((0, 4),), keep=2)
+    assert (earlier.summary.anchor_depth, earlier.summary.facts) == (2, (fact_of(copies[1], text="known since 2"),))
 
 
 async def test_vectors_are_copied_and_those_that_lack_are_made_later(home: Home) -> None:

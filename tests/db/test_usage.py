@@ -281,7 +281,7 @@ async def test_a_reply_whose_attempts_used_nothing_bears_nothing(database: Datab
     assert await transcript.begin_attempt(user_id, turn.reply.id, OWNER) == 2
     ended = await finish(transcript, user_id, turn, "Hi.", attempt=2, usage=None)
     assert ended is not None
-    assert ended[0].usage == Usage(estimated=True)
+    assert ended[0].usage == Usage()
     assert all(entry["prompt_tokens"] == 0 for entry in await entries(database, user_id))
 
 
@@ -364,7 +364,7 @@ async def test_a_fork_reserves_for_what_came_along(database: Database, user_id: 
     await finish(Transcript(database), user_id, last, "B" * 100)
     await database.query(user_id, ("UPDATE conversations SET context_tokens = 450", ()))
     for turn, reserved in ((first, 100 + 403), (last, 100 + 450)):
-        fork = await Branches(database).fork(user_id, turn.reply.id, request_id=None, keep=10)
+        fork = await Branches(database).fork(user_id, turn.reply.id, request_id=None)
         running = await send(database, user_id, fork.id, Quota())
         assert (await window(database, user_id)).reserved_tokens == reserved
         await finish(Transcript(database), user_id, running, "Hi.")
