@@ -170,8 +170,10 @@ class Streams:
                     if away:
                         log.info("redis_back")
                         away = False
-                    while True:
-                        self._hear(await listening.get_message(timeout=None))
+                while True:
+                    async with _translated():
+                        said = await listening.get_message(timeout=None)
+                    self._hear(said)
             except StreamsAway as error:
                 if not away:
                     log.warning("redis_away", problem=str(error.__cause__))
@@ -180,8 +182,9 @@ class Streams:
                 await asyncio.sleep(PAUSE)
             finally:
                 self._listening = None
-                with suppress(RedisError, OSError):
-                    await listening.aclose()  # type: ignore[no-untyped-call]
+                with suppress(StreamsAway):
+                    async with _translated():
+                        await listening.aclose()  # type: ignore[no-untyped-call]
 
     def _hear(self, said: Mapping[str, Any] | None) -> None:
         match said:
@@ -215,9 +218,10 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise StreamsAway from error
-    except AttributeError as error:
-        # The client library writes to a connection that another task has closed meanwhile.
-        if error.obj is not None:
+    except (AttributeError, RuntimeError) as error:
+        # The client library writes to a connection that another task has closed meanwhile: to None, or to a transport
+        # of uvloop's that says so.
+        if getattr(error, "obj", None) is not None:
             raise
         raise StreamsAway from error
 
