@@ -17,7 +17,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from chatrpc.db.processes import Processes
-from chatrpc.errors import Unavailable
+from chatrpc.errors import Reason, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +51,16 @@ class ProcessLease:
     def held(self) -> bool:
         """Whether no other process can have taken over, by this process's own clock, which no one sets."""
         return time.monotonic() < self._valid_until
+
+    def owner(self) -> UUID:
+        """The id for a reply that begins now.
+
+        Raises:
+            Unavailable: Without a lease, whatever was begun would be taken over at once.
+        """
+        if not self.held:
+            raise Unavailable(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached; try again.")
+        return self.process_id
 
     async def acquire(self) -> None:
         # An id that was tried may be in the database, even if the answer was lost.

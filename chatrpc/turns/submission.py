@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -11,9 +11,9 @@ from chatrpc.db.transcript import Transcript
 from chatrpc.domain import Message, ToolCallPart, ToolResultPart
 from chatrpc.errors import ChatError, Unavailable
 from chatrpc.turns.events import ToolCall, ToolResult
-from chatrpc.turns.generation import Generation
 from chatrpc.turns.reply_log import held_elsewhere
 from chatrpc.turns.reply_logs import ReplyLogs
+from chatrpc.turns.running import RunningReplies
 from chatrpc.turns.tool_results import new_results, not_pending, results_of
 
 # How many seconds another process gets to take results.
@@ -24,19 +24,17 @@ class Submissions:
     """Brings results to a reply, in whichever process it is generated.
 
     Args:
-        running: What this process generates, by user and reply.
+        running: What this process generates.
     """
 
-    def __init__(
-        self, transcript: Transcript, logs: ReplyLogs, running: Mapping[tuple[UUID, UUID], Generation]
-    ) -> None:
+    def __init__(self, transcript: Transcript, logs: ReplyLogs, running: RunningReplies) -> None:
         self._transcript = transcript
         self._logs = logs
         self._running = running
 
     async def submit(self, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> None:
         """As `Turns.submit_tool_results`."""
-        running = self._running.get((user_id, reply_id))
+        running = self._running.get(user_id, reply_id)
         if running is not None:
             running.submit(results)
             return
@@ -80,7 +78,7 @@ class Submissions:
 
     def hear(self, user_id: UUID, reply_id: UUID, results: Sequence[ToolResultPart]) -> None:
         """Results that another process passes on. It learns from the log which ones were taken."""
-        running = self._running.get((user_id, reply_id))
+        running = self._running.get(user_id, reply_id)
         if running is not None:
             with suppress(ChatError):
                 running.submit(results)

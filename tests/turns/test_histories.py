@@ -189,7 +189,7 @@ class History:
     async def do_die(self, at: int) -> None:
         """The process ends between two instructions, and another takes its place."""
         process = self.processes[at]
-        ending = list(process.turns._tasks)
+        ending = list(process.turns._running._tasks)
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

@@ -107,7 +107,7 @@ class Life:
     async def do_die(self) -> None:
         """The process ends between two instructions: nothing more is written, and its lease runs out."""
         assert self.process is not None
-        ending = list(self.process.turns._tasks)
+        ending = list(self.process.turns._running._tasks)
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

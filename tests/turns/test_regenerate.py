@@ -122,7 +122,7 @@ async def test_a_regenerated_reply_outlives_its_process_with_its_settings(
     turn, _ = await process.said("Hi.")
     fresh, _ = await again(process, turn, settings=TurnSettings(model="another"))
     await provider.received(2)
-    ending = list(process.turns._tasks)
+    ending = list(process.turns._running._tasks)
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)

@@ -68,11 +68,11 @@ async def die(process: Process) -> None:
 async def stop_telling(process: Process) -> None:
     process.turns._logs.begin = None
     process.turns._logs._streams = None
-    ending = list(process.turns._tasks)
+    ending = list(process.turns._running._tasks)
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
-    process.turns._left.clear()
+    process.turns._left._left.clear()
 
 
 async def take(events: object, count: int) -> list[ReplyEvent]:
@@ -204,7 +204,7 @@ async def test_sweeps_at_once_take_over_each_reply_once(
         taken = await asyncio.gather(*(each.takeover.sweep() for each in (other, third, other, third)))
         assert sum(taken) == len(made)
         for each in accepted:
-            owner = other if (user_id, each.reply.id) in other.turns._running else third
+            owner = other if other.turns._running.get(user_id, each.reply.id) else third
             assert (await owner.followed(each.reply.id))[-1].event.message.attempt == 2
 
 

@@ -163,11 +163,11 @@ async def test_a_reply_of_a_dead_process_is_told_by_the_next(
         accepted, _ = await one.send("Hi.")
         await tab.until(ConversationChanged)
         await provider.received()
-        ending = list(one.turns._tasks)
+        ending = list(one.turns._running._tasks)
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
-        one.turns._left.clear()
+        one.turns._left._left.clear()
         async with database.unbound() as connection:
             await connection.execute("DELETE FROM server_processes WHERE id = %s", (one.process_id,))
         [*_, last] = await tab.until(Completed)
