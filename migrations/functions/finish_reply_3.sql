@@ -83,7 +83,7 @@ BEGIN
     UPDATE messages m SET
         state = p_state, parts = p_parts, tokens = p_tokens, model = p_model, finish_reason = p_finish_reason,
         error_reason = p_error_reason,
-        usage = coalesce(borne, reservation(0, 0)),
+        usage = coalesce(borne, reservation(0, 0) || '{"estimated": false}'),
         delta_ends = p_delta_ends, finished_at = finish_reply.finished_at, owner = NULL
     WHERE m.user_id = p_user AND m.id = p_reply AND m.state = 'pending' AND m.attempt = p_attempt
     RETURNING m.sequence, m.usage, coalesce(m.reserved_prompt_tokens + m.reserved_completion_tokens, 0)
