@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -393,6 +394,21 @@ class RedisSettings(_Section):
         description="redis://, rediss:// or unix:// URL, the same for all server processes of a database. Without it, "
         "a running reply can be followed and stopped in its own process alone.",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _names_redis(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            named = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            # The port is no number, or the brackets of an IPv6 address do not match.
+            named = False
+        if not named or parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("write it as redis://:password@host:6379/0, or with rediss:// or unix:///path")
+        return value
 
 
 class EdgeSettings(_Section):

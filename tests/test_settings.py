@@ -21,6 +21,7 @@ from chatrpc.settings import (
     LogSettings,
     ModelSettings,
     QuotaSettings,
+    RedisSettings,
     ServerSettings,
     load,
 )
@@ -165,6 +166,11 @@ def test_what_is_missing_or_contradicts_is_named(
         (ContextSettings, "CHATRPC_CONTEXT_HOT_PATH", "1"),
         (EdgeSettings, "CHATRPC_EDGE_PORT", "70000"),
         (LogSettings, "CHATRPC_LOG_LEVEL", "loud"),
+        (RedisSettings, "CHATRPC_REDIS_URL", "redis.example.com:6379"),
+        (RedisSettings, "CHATRPC_REDIS_URL", "http://redis.example.com"),
+        (RedisSettings, "CHATRPC_REDIS_URL", "redis://"),
+        (RedisSettings, "CHATRPC_REDIS_URL", "redis://redis.example.com:port"),
+        (RedisSettings, "CHATRPC_REDIS_URL", "unix://"),
     ],
 )
 def test_a_malformed_value_is_one_sentence_that_names_its_variable(
@@ -176,7 +182,16 @@ def test_a_malformed_value_is_one_sentence_that_names_its_variable(
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:password@redis.example.com:6379/0", "rediss://[::1]", "unix:///run/redis.sock?db=1"]
+)
+def test_redis_is_named_by_an_address_of_its_own_schemes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATRPC_REDIS_URL", url)
+    assert load(RedisSettings).url == url
+
+
 def test_a_refusal_shows_no_secret() -> None:
+    assert "hunter2" not in refusal(RedisSettings, {"CHATRPC_REDIS_URL": "http://:hunter2@redis.example.com"})
     sentence = refusal(ModelSettings, {"CHATRPC_MODEL_API_KEY": "sk-very-secret"})
     assert "sk-very-secret" not in sentence
 
