@@ -28,6 +28,7 @@ from chatrpc.settings import (
     KnowledgeSettings,
     LogSettings,
     ModelSettings,
+    QuotaSettings,
     ServerSettings,
     load,
 )
@@ -50,8 +51,8 @@ TOKEN_TTL = 24 * 3600.0
 def dev(port: int, data_dir: Path, as_json: bool) -> None:
     """Run the whole embedded stack: PostgreSQL with pgvector, the server, a token issuer and Envoy.
 
-    Language model, embedder and context are configured by the environment as for `chatrpc serve`; without any, the
-    offline model answers. Ctrl-C or SIGTERM ends everything that was started.
+    Language model, embedder, context, documents and quotas are configured by the environment as for `chatrpc serve`;
+    without a model, the offline model answers. Ctrl-C or SIGTERM ends everything that was started.
     """
     configure_logs(LogSettings(format="console", level="warning"))
     run(_dev(DataDirectory(data_dir.absolute()), port, as_json))
@@ -110,4 +111,4 @@ def _settings(database_url: str, issuer: LocalIssuer) -> Settings:
         load(KnowledgeSettings),
     )
     auth = AuthSettings(issuer=ISSUER, audience=AUDIENCE, jwks_file=str(issuer.jwks_file), jwks_url=None)
-    return Settings(memory, auth, ServerSettings(host=LOOPBACK, port=0, drain_delay=0))
+    return Settings(memory, auth, ServerSettings(host=LOOPBACK, port=0, drain_delay=0), quota=load(QuotaSettings))
