@@ -19,7 +19,7 @@ from chatapi.v1.knowledge_service_pb2 import (
 
 from chatrpc.cli.access import Access, needs_access
 from chatrpc.cli.terminal import printable
-from chatrpc.client import CallError, ChatClient
+from chatrpc.client import CallError, ChatClient, StatusCode
 
 # Files whose type no system table is sure to know.
 _MARKDOWN = (".md", ".markdown")
@@ -55,11 +55,15 @@ def add(
     async def ingest() -> None:
         async with access.client() as client:
             for file in files:
+                if not file.stat().st_size:
+                    click.echo(f"{file}: the file is empty.", err=True)
+                    failed.append(file)
+                    continue
                 description = describe(file, title, media_type, collection_id)
                 try:
                     ready = await _add(client, file, description, wait=not no_wait)
                 except CallError as error:
-                    if error.temporary or len(files) == 1:
+                    if error.temporary or error.code is StatusCode.UNAUTHENTICATED:
                         raise
                     click.echo(f"{file}: {access.problem(error)}", err=True)
                     ready = False
@@ -85,6 +89,9 @@ def list_(access: Access, collection_id: str) -> None:
                 for document in page.documents:
                     click.echo(printable(_line(document)))
                 if not page.next_page_token:
+                    # Only the first page can be empty without another behind it.
+                    if not page.documents and not request.page_token:
+                        click.echo("There are no documents.")
                     return
                 request.page_token = page.next_page_token
 

@@ -6,6 +6,9 @@ import pytest
 from chatapi.v1.document_pb2 import DOCUMENT_STATE_FAILED, Document
 
 from chatrpc.cli.documents import describe, progress
+from tests.cli.terminal import terminal
+from tests.cli.test_chat import arguments
+from tests.rpc.stage import Stage
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,20 @@ def test_where_a_file_lies_is_told_of_documents_that_are_the_users_alone(tmp_pat
 )
 def test_what_is_wrong_with_a_document_is_said_in_words(reason: str, said: str) -> None:
     assert progress(Document(state=DOCUMENT_STATE_FAILED, error_reason=reason)).startswith(said)
+
+
+async def test_an_empty_file_is_named_and_the_others_are_tried(stage: Stage, tmp_path: Path) -> None:
+    empty, archive = tmp_path / "empty.txt", tmp_path / "archive.zip"
+    empty.touch()
+    archive.write_bytes(b"PK")
+    async with terminal("add", *arguments(stage), str(empty), str(archive), command="documents") as person:
+        assert await person.code() == 1
+        assert f"{empty}: the file is empty." in person.errors
+        assert f"{archive}: Documents can be text/plain" in person.errors
+        assert "Error: 2 of 2 documents could not be ingested." in person.errors
+
+
+async def test_where_there_are_no_documents_that_is_said(stage: Stage) -> None:
+    async with terminal("list", *arguments(stage), command="documents") as person:
+        assert await person.code() == 0
+        assert person.shown == "There are no documents.\n"
