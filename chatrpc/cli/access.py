@@ -53,6 +53,10 @@ class Access:
         if error.code is StatusCode.UNAUTHENTICATED:
             remedy = "Get a new token with `chatrpc token --user alice`, and give it by --token or CHATRPC_TOKEN."
             return f"{sentence} {remedy}"
+        if error.code is StatusCode.UNIMPLEMENTED and not error.reason:
+            return (
+                f"What answers at {self.endpoint} is no chatrpc server, or an older one; see --endpoint. ({sentence})"
+            )
         if error.temporary and not error.reason:
             return f"The server at {self.endpoint} cannot be reached; `chatrpc dev` starts one on this machine."
         return sentence

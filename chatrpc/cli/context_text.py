@@ -66,7 +66,7 @@ def age(moment: datetime, now: datetime) -> str:
 def _lines(report: pb.ContextReport, now: datetime, listed: int | None) -> Iterator[str]:
     yield f"Model: {report.model}; embeddings by {report.embedding_model}"
     yield _summary(report)
-    yield _verbatim(report.verbatim)
+    yield _verbatim(report)
     yield from _retrieved(report, now)
     yield from _dropped(report.dropped, listed)
     sections = ", ".join(f"{_SECTIONS.get(each.section, 'other')} {each.tokens:,}" for each in report.sections)
@@ -87,10 +87,13 @@ def _summary(report: pb.ContextReport) -> str:
     )
 
 
-def _verbatim(messages: Sequence[pb.VerbatimMessage]) -> str:
+def _verbatim(report: pb.ContextReport) -> str:
+    messages = report.verbatim
+    # The message to answer is the last of them; one that was not sent has neither an id nor a number.
+    yours = " with yours" if messages and messages[-1].message_id == report.query_message_id else ""
     numbers = [message.sequence for message in messages if message.sequence]
     tokens = sum(message.tokens for message in messages)
-    return f"Word for word: {_count(len(messages), 'message')}, number {_ranges(numbers)}, {tokens:,} tokens"
+    return f"Word for word: {_count(len(messages), 'message')}{yours}, number {_ranges(numbers)}, {tokens:,} tokens"
 
 
 def _retrieved(report: pb.ContextReport, now: datetime) -> Iterator[str]:

@@ -131,7 +131,7 @@ async def test_the_context_of_the_last_answer_is_told_in_words(stage: Stage) -> 
         report = person.shown.split("Good day.\n")[1]
     assert report.startswith("Model: staged; embeddings by ")
     assert "Summary: none\n" in report
-    assert "Word for word: 1 message, number 1, " in report
+    assert "Word for word: 1 message with yours, number 1, " in report
     assert "your message " in report
 
 

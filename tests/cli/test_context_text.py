@@ -31,6 +31,7 @@ def told(report: pb.ContextReport) -> list[str]:
 def test_a_full_report_says_what_was_given_and_what_was_not() -> None:
     report = pb.ContextReport(
         conversation_id=HERE,
+        query_message_id="m-49",
         model="gpt",
         embedding_model="MiniLM",
         summary=pb.SummaryUse(version=3, anchor_message_id="m-40", message_count=40, tokens=1_210, fact_count=1),
@@ -95,7 +96,7 @@ def test_a_full_report_says_what_was_given_and_what_was_not() -> None:
         "Model: gpt; embeddings by MiniLM",
         "Summary: version 3 with 1 fact covers the first 40 messages, 1,210 tokens; it is being made anew after an "
         "erasure",
-        "Word for word: 6 messages, number 41-43, 46, 48-49, 600 tokens",
+        "Word for word: 6 messages with yours, number 41-43, 46, 48-49, 600 tokens",
         "Retrieved: 3 passages",
         '  "my dog is called Fidelio"',
         "    you, 1 month ago (2024-05-01 10:22 UTC), 24 tokens",

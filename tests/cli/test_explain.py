@@ -32,7 +32,7 @@ async def test_a_reply_is_explained(stage: Stage) -> None:
     code, shown, errors = await explained(stage, reply_id)
     assert (code, errors) == (0, "")
     assert "Model: staged; embeddings by words/384" in shown
-    assert "Word for word: 1 message, number 1," in shown
+    assert "Word for word: 1 message with yours, number 1," in shown
 
 
 async def test_a_message_that_is_not_sent_is_explained(stage: Stage) -> None:
@@ -40,7 +40,7 @@ async def test_a_message_that_is_not_sent_is_explained(stage: Stage) -> None:
     await said(stage, conversation_id, "hello")
     code, shown, _ = await explained(stage, "--conversation", conversation_id, "and now?")
     assert code == 0
-    assert "Word for word: 2 messages, number 1," in shown
+    assert "Word for word: 2 messages with yours, number 1," in shown
 
 
 async def test_programs_get_what_the_server_answers(stage: Stage) -> None:
