@@ -17,6 +17,7 @@ from chatrpc.tokens import cut_to_tokens
 OFFLINE_MODEL = "chatrpc-offline"
 
 _QUOTE_CHARACTERS = 160
+_OPENING = "I am chatrpc's offline model: I do not think, I quote my context."
 _MARKED = re.compile(r"<passage\b[^>]*>\n(.*?)\n</passage>", re.DOTALL)
 
 
@@ -39,10 +40,10 @@ class OfflineChatModel:
 
     Ids are full UUIDs in square brackets. A quote is cut to 160 characters, marked by `…`. "Closest" is the passage
     (a message, or a sentence of the summary, then written `(summary)`) that shares most words with the query; it says
-    `nothing` if none shares any, or if there is no passage. A prompt message that holds several stored messages is
-    quoted passage by passage if it marks as many as it has ids (`<passage …>`), else once, after all the ids.
-    "Verbatim" names the first and the last message before the query, or `none`. It calls no tools and knows no
-    response schema: with either it answers as always.
+    `nothing` if none shares any, or if there is no passage. Answers of its own are passed over: they repeat others.
+    A prompt message that holds several stored messages is quoted passage by passage if it marks as many as it has ids
+    (`<passage …>`), else once, after all the ids. "Verbatim" names the first and the last message before the query, or
+    `none`. It calls no tools and knows no response schema: with either it answers as always.
     """
 
     def model_name(self, requested: str | None) -> str:
@@ -71,7 +72,7 @@ def _answer(prompt: Sequence[PromptMessage]) -> str:
     sentences = [_Passage("(summary)", sentence) for sentence in split_sentences(summary)]
     closest = _closest(query, [*sentences, *retrieved, *verbatim])
     lines = [
-        "I am chatrpc's offline model: I do not think, I quote my context.",
+        _OPENING,
         f"Closest to your message: {_quoted(closest) if closest is not None else 'nothing'}",
         f"Summary: {_quote(summary) if summary else 'none'}",
         f"Retrieved, {sum(len(message.message_ids) for message in of[Section.RETRIEVED])}: "
@@ -86,6 +87,8 @@ def _closest(query: str, passages: Iterable[_Passage]) -> _Passage | None:
     wanted = words(query)
     best, most = None, 0
     for passage in passages:
+        if passage.text.startswith(_OPENING):
+            continue
         shared = len(wanted & words(passage.text))
         if shared and shared >= most:
             best, most = passage, shared

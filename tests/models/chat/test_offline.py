@@ -60,6 +60,13 @@ async def test_of_equally_close_messages_the_newest_is_quoted() -> None:
     assert lines[1] == f'Closest to your message: [{LUNCH}] "my city is Rome"'
 
 
+async def test_what_somebody_said_is_quoted_and_not_an_answer_that_repeats_it() -> None:
+    repeated = "\n".join(await answer(model_request("Rome?", verbatim=((ADA, "user", "my city is Rome"),))))
+    verbatim = ((ADA, "user", "my city is Rome"), (LUNCH, "assistant", repeated))
+    lines = await answer(model_request("Which city is Rome?", verbatim=verbatim))
+    assert lines[1] == f'Closest to your message: [{ADA}] "my city is Rome"'
+
+
 async def test_common_words_make_nothing_close() -> None:
     lines = await answer(model_request("What is the time?", verbatim=((ADA, "user", "the cat and what the dog did"),)))
     assert lines[1] == "Closest to your message: nothing"
