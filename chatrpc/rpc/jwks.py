@@ -73,6 +73,9 @@ class KeySet:
         if self._settings.jwks_url is not None:
             self._client = httpx.AsyncClient(timeout=_FETCH_TIMEOUT)
             self._refresher = asyncio.create_task(self._refresh(self._settings.jwks_url))
+        elif self._settings.jwks_file is not None:
+            # A wrong path is told at the start, not with the first call.
+            await self._read_if_changed(Path(self._settings.jwks_file))
         return self
 
     async def __aexit__(
