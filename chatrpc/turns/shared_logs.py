@@ -149,6 +149,7 @@ class SharedReplyLogs:
         elif mirror.log.attempt < attempt:
             # The attempt that Redis still tells of is over. What the current one tells may not have come there yet.
             self._go_on(mirror, attempt)
+        mirror.unread = False
         assert mirror.loading is not None
         return mirror.log if await asyncio.shield(mirror.loading) else None
 
@@ -219,7 +220,8 @@ class SharedReplyLogs:
             await asyncio.sleep(CHECK)
             for mirror in list(self._mirrors.values()):
                 if mirror.unread and not mirror.log.listened:
-                    self._drop(mirror)
+                    # Who has found it and comes late must not wait for what nobody feeds any more.
+                    self._break_off(mirror)
                 elif mirror.heard <= loop.time() - CHECK:
                     await self._compare(mirror)
                 mirror.unread = not mirror.log.listened

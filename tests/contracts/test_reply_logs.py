@@ -306,7 +306,7 @@ async def test_who_knows_of_a_later_attempt_is_not_told_the_one_before(pair: Pro
 async def test_a_writer_that_dies_after_the_commit_leaves_no_reader_waiting(
     pair: Processes, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_logs, "CHECK", 0.05)
+    monkeypatch.setattr(shared_logs, "CHECK", 0.2)
     async with AsyncExitStack() as stack:
         reader = await shared(stack, redis.url, pair.database)
         log = pair.writer.begin(USER, uuid4(), 1)
@@ -325,7 +325,7 @@ async def test_a_writer_that_dies_after_the_commit_leaves_no_reader_waiting(
 async def test_a_mirror_that_nobody_reads_is_given_up(
     pair: Processes, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_logs, "CHECK", 0.05)
+    monkeypatch.setattr(shared_logs, "CHECK", 0.2)
     async with AsyncExitStack() as stack:
         reader = await shared(stack, redis.url, pair.database)
         log = pair.writer.begin(USER, uuid4(), 1)
@@ -333,9 +333,14 @@ async def test_a_mirror_that_nobody_reads_is_given_up(
         events = (await found(reader, log.reply_id)).read(0)
         await read_some(events, 1)
         await events.aclose()
+        late = await found(reader, log.reply_id)
         async with asyncio.timeout(PATIENCE):
             while reader._mirrors:
                 await asyncio.sleep(0.01)
+            # Whoever had found it before is told to come again.
+            with pytest.raises(ChatError) as told:
+                await read(late)
+            assert told.value.reason is Reason.REPLY_HELD_ELSEWHERE
             async with redis.client() as client:
                 while await client.pubsub_numsub(f"chatrpc:reply:{log.reply_id}") != [
                     (f"chatrpc:reply:{log.reply_id}".encode(), 0)
