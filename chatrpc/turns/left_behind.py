@@ -26,7 +26,7 @@ class LeftBehind:
     """Takes replies over, those of dead processes and those that this one could not finish.
 
     Args:
-        locks: By user and conversation; nobody else begins a reply of a conversation meanwhile.
+        locks: By user and conversation; nobody else begins a reply of a conversation meanwhile. Also by user and reply.
         changed: Told of each conversation whose reply was ended.
     """
 
@@ -56,6 +56,10 @@ class LeftBehind:
     async def begin_attempt(self, user_id: UUID, reply_id: UUID) -> int | None:
         """As Transcript.begin_attempt, telling what the attempt before was served if it was this process's own."""
         key = user_id, reply_id
+        async with self._locks.held(key):
+            return await self._begin_attempt(key)
+
+    async def _begin_attempt(self, key: tuple[UUID, UUID]) -> int | None:
         before = self._left.get(key)
         used, served = (None, None) if before is None else (before.log.attempt, before.served)
         attempt = await self._parts.transcript.begin_attempt(*key, self._lease.owner(), used, served)
@@ -80,7 +84,9 @@ class LeftBehind:
         not sure of its lease. What another process has taken over is left to that one."""
         for key in list(self._left):
             try:
-                attempt = await self.begin_attempt(*key)
+                async with self._locks.held(key):
+                    # Another attempt may be running here by now, begun by a reader who came back.
+                    attempt = await self._begin_attempt(key) if key in self._left else None
             except Unavailable:
                 return
             if attempt is not None:

@@ -23,7 +23,14 @@ BEGIN
             is_estimate, p_reserved, now())
     ON CONFLICT (user_id, id, attempt) DO NOTHING;
     IF NOT FOUND THEN
-        RETURN false;
+        IF p_kind <> 'turn' OR p_turns = 0 THEN
+            RETURN false;
+        END IF;
+        -- Only the end of a reply counts a turn, and it comes once, also where its tokens were told before.
+        prompt := 0;
+        cached := 0;
+        completion := 0;
+        embedding := 0;
     END IF;
     INSERT INTO usage_hours AS h (user_id, hour, kind, model, turns, prompt_tokens, cached_tokens, completion_tokens,
                                   embedding_tokens, estimated_tokens)

@@ -275,6 +275,19 @@ async def test_an_attempt_whose_beginning_was_not_heard_of_is_not_booked_again(
     assert sorted(booked) == [(1, 50), (2, 0)]
 
 
+async def test_a_reply_is_counted_once_also_where_its_tokens_were_told_before(
+    database: Database, user_id: UUID
+) -> None:
+    transcript = Transcript(database)
+    turn = await send(database, user_id, await new_conversation(database, user_id), Quota())
+    told = Served("test", Usage(1, 0, 1))
+    await transcript.book_attempt(user_id, turn.reply.id, 1, turn.message.conversation_id, told)
+    await finish(transcript, user_id, turn, "Hi.")
+    await finish(transcript, user_id, turn, "Hi.")
+    used = await window(database, user_id)
+    assert (used.turns, used.tokens) == (1, 2)
+
+
 async def test_a_reply_whose_attempts_used_nothing_bears_nothing(database: Database, user_id: UUID) -> None:
     transcript = Transcript(database)
     turn = await send(database, user_id, await new_conversation(database, user_id), Quota())

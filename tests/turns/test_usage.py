@@ -11,7 +11,7 @@ import pytest
 
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
-from chatrpc.db.transcript import Claim
+from chatrpc.db.transcript import Claim, Transcript
 from chatrpc.domain import MessageState, Quota, Sampling, TurnSettings
 from chatrpc.errors import Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta
@@ -188,6 +188,35 @@ async def test_an_attempt_that_lost_its_lease_is_booked_once_by_its_own_process(
     left, finished = await entries(database, user_id)
     assert (left["attempt"], left["model"], left["prompt_tokens"] < left["reserved_tokens"]) == (1, "test-model", True)
     assert finished["attempt"] == 2
+
+
+async def test_a_reader_who_comes_back_and_the_sweep_begin_one_attempt_between_them(
+    process: Process, database: Database, user_id: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.script(Answer(deltas=("told",), fault=Fault.STALL), Answer(deltas=("anew",)))
+    accepted, events = await process.send("Hi.")
+    await take(events, 2)
+    process.turns.abandon()
+    with pytest.raises(Unavailable):
+        await take(events, 1)
+    asked, answer, begin = asyncio.Event(), asyncio.Event(), Transcript.begin_attempt
+
+    async def held_up(*args: Any) -> int | None:
+        asked.set()
+        await answer.wait()
+        return await begin(*args)
+
+    monkeypatch.setattr(Transcript, "begin_attempt", held_up)
+    reading = asyncio.create_task(process.followed(accepted.reply.id))
+    await asked.wait()
+    sweeping = asyncio.create_task(process.takeover.sweep())
+    # As far as it comes by itself.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    answer.set()
+    await sweeping
+    assert (await reading)[-1].attempt == 2
+    assert [each["prompt_tokens"] > 0 for each in await entries(database, user_id)] == [True, True]
 
 
 async def test_a_turn_over_the_quota_asks_no_model(
