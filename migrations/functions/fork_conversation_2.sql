@@ -23,6 +23,7 @@ DECLARE
     path integer[];
     new_title text;
     embedded bigint;
+    copies uuid[];
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true);
     SELECT c.id, c.request_hash INTO earlier FROM conversations c
@@ -110,35 +111,35 @@ BEGIN
         FROM originals o
         JOIN embeddings e ON e.user_id = p_user AND e.conversation_id = source.id
                          AND e.branch = o.branch AND e.depth = o.depth
-    ), originals_of_versions AS MATERIALIZED (
-        SELECT s.*, o.copy_id, o.depth
-        FROM summaries s
-        JOIN originals o ON o.id = s.anchor_id
-        WHERE s.user_id = p_user AND s.conversation_id = source.id AND s.erased_at IS NULL
-    ), facts AS (
-        SELECT v.version, jsonb_agg(fact || jsonb_build_object(
-                   'source_id', told.copy_id, 'source_sequence', told.depth,
-                   'changed_id', changed.copy_id, 'changed_sequence', changed.depth) ORDER BY place) AS facts
-        FROM originals_of_versions v
-        CROSS JOIN LATERAL jsonb_array_elements(v.facts) WITH ORDINALITY AS facts (fact, place)
-        JOIN originals told ON told.id = (fact->>'source_id')::uuid
-        JOIN originals changed ON changed.id = (fact->>'changed_id')::uuid
-        GROUP BY v.version
-    ), versions AS (
-        INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch,
-                               anchor_depth, text, tokens, model, created_at, facts)
-        SELECT p_user, p_conversation, v.version, v.previous_version, v.copy_id, 0, v.depth, v.text, v.tokens, v.model,
-               v.created_at, coalesce(f.facts, '[]')
-        FROM originals_of_versions v
-        LEFT JOIN facts f ON f.version = v.version
     )
     INSERT INTO memory_tasks (user_id, conversation_id, due_at, embedded_sequence)
     SELECT p_user, p_conversation, now(), coalesce(max(o.depth) FILTER (WHERE o.sequence <= embedded), 0)
     FROM originals o;
+    -- What stands on the path is known by its depth alone.
+    copies := ARRAY(
+        SELECT m.id FROM messages m
+        WHERE m.user_id = p_user AND m.conversation_id = p_conversation AND m.branch = 0
+        ORDER BY m.depth);
+    INSERT INTO summaries (user_id, conversation_id, version, previous_version, anchor_id, anchor_branch, anchor_depth,
+                           text, tokens, model, created_at, facts)
+    SELECT p_user, p_conversation, s.version, s.previous_version, copies[s.anchor_depth], 0, s.anchor_depth, s.text,
+           s.tokens, s.model, s.created_at, coalesce((
+               SELECT jsonb_agg(fact || jsonb_build_object(
+                   'source_id', copies[told], 'source_sequence', told,
+                   'changed_id', copies[changed], 'changed_sequence', changed) ORDER BY place)
+               FROM (
+                   SELECT fact, place, (
+                       SELECT m.depth FROM messages m WHERE m.user_id = p_user AND m.id = (fact->>'source_id')::uuid
+                   ) AS told, (
+                       SELECT m.depth FROM messages m WHERE m.user_id = p_user AND m.id = (fact->>'changed_id')::uuid
+                   ) AS changed
+                   FROM jsonb_array_elements(s.facts) WITH ORDINALITY AS facts (fact, place)
+                   OFFSET 0) placed), '[]')
+    FROM summaries s
+    WHERE s.user_id = p_user AND s.conversation_id = source.id AND s.erased_at IS NULL
+      AND on_path(s.anchor_branch, s.anchor_depth, path);
     UPDATE conversations c SET
-        head_id = (
-            SELECT m.id FROM messages m
-            WHERE m.user_id = p_user AND m.conversation_id = p_conversation AND m.branch = 0 AND m.depth = last.depth),
+        head_id = copies[last.depth],
         context_tokens = least(source.context_tokens, (
             SELECT sum(m.tokens) FROM messages m
             WHERE m.user_id = p_user AND m.conversation_id = p_conversation))
