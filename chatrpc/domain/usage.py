@@ -95,7 +95,7 @@ class DayUsage:
     """What a user used on one day (UTC) of one model for one kind of work.
 
     Attributes:
-        model: Empty where it is not known: the process that asked it is gone.
+        model: Empty where it is not known, since the process that asked it is gone, or nothing was used.
         count: Turns that ended; of summaries and embeddings, pieces of work.
         estimated_tokens: The part of all these tokens that no provider counted.
     """
