@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from chatrpc.dev.issuer import AUDIENCE as LOCAL_AUDIENCE
 from chatrpc.dev.issuer import ISSUER as LOCAL_ISSUER
@@ -343,6 +344,13 @@ async def test_a_key_of_the_address_is_exchanged_without_a_restart() -> None:
             server.document = key_set(ELLIPTIC)
             assert await verify(verifier, ELLIPTIC.sign())
             assert (await refusal(verifier, f"Bearer {MAIN.sign()}")).reason is Reason.TOKEN_INVALID
+
+
+async def test_a_file_of_keys_that_is_absent_is_told_before_anybody_calls(tmp_path: Path) -> None:
+    path = str(tmp_path / "absent.json")
+    with capture_logs() as logs:
+        async with KeySet(AuthSettings(issuer=ISSUER, jwks_file=path)):
+            assert [(line["event"], line["source"]) for line in logs] == [("jwks.unreachable", path)]
 
 
 async def test_without_keys_nobody_is_refused_for_good(tmp_path: Path) -> None:
