@@ -179,7 +179,9 @@ def beyond_the_end(after_sequence: int, last: int) -> OutOfRange:
 
 
 def held_elsewhere() -> Unavailable:
-    """The error for a reader whose reply another attempt has taken over."""
+    """The error for who wants of a reply what another process has: it was taken over, or is out of reach from here."""
     return Unavailable(
-        Reason.REPLY_HELD_ELSEWHERE, "Another attempt is at work on the reply; resume it.", retry_after=1.0
+        Reason.REPLY_HELD_ELSEWHERE,
+        "Another server process is at work on the reply, out of reach from here; repeat the call, or resume the reply.",
+        retry_after=1.0,
     )
