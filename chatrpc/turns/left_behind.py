@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
+import structlog
+
 from chatrpc.context.exchange import parts_tokens
 from chatrpc.db.transcript import Claim, FinishedReply
 from chatrpc.domain import Accepted, FinishReason, Message, MessageState
@@ -17,6 +19,8 @@ from chatrpc.turns.replay import replay
 from chatrpc.turns.reply_log import held_elsewhere
 from chatrpc.turns.reply_logs import ReplyLogs
 from chatrpc.turns.running import RunningReplies
+
+log = structlog.get_logger(__name__)
 
 # A reply that as many attempts did not bring to its end is ended, lest it take down one process after the other.
 MAX_ATTEMPTS = 5
@@ -89,6 +93,10 @@ class LeftBehind:
                     attempt = await self._begin_attempt(key) if key in self._left else None
             except Unavailable:
                 return
+            except Exception:
+                # One that cannot be begun must not keep this process from taking over any other.
+                log.exception("reply_not_begun", reply_id=str(key[1]))
+                continue
             if attempt is not None:
                 await self.take_over(Claim(*key, attempt), interrupt=interrupt)
 
@@ -161,20 +169,20 @@ class LeftBehind:
             delta_ends=reply.delta_ends,
             report=None,
         )
-        log = self._logs.begin(user_id, reply.id, attempt)
+        reply_log = self._logs.begin(user_id, reply.id, attempt)
         try:
             written = await self._parts.transcript.finish_reply(user_id, finished)
             if written is None:
-                log.break_off(held_elsewhere())
+                reply_log.break_off(held_elsewhere())
                 return
             for event in replay(written[0], None):
-                log.append(event.event)
+                reply_log.append(event.event)
         except ChatError as error:
             self._left[user_id, reply.id] = None
-            log.break_off(error)
+            reply_log.break_off(error)
             raise
         finally:
-            self._logs.close(log)
+            self._logs.close(reply_log)
         self._parts.assembler.finished(user_id, *written)
         self._parts.on_finished()
         self._changed(reply.conversation_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -15,6 +15,8 @@ from chatrpc.db.transcript import Claim, Transcript
 from chatrpc.domain import MessageState, Quota, Sampling, TurnSettings
 from chatrpc.errors import Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta
+from tests.db.ledger import send
+from tests.db.test_transcript import new_conversation
 from tests.support.provider import Answer, Fault, Provider
 from tests.turns.conftest import Process, running
 from tests.turns.test_several_processes import die, rest, take
@@ -217,6 +219,25 @@ async def test_a_reader_who_comes_back_and_the_sweep_begin_one_attempt_between_t
     await sweeping
     assert (await reading)[-1].attempt == 2
     assert [each["prompt_tokens"] > 0 for each in await entries(database, user_id)] == [True, True]
+
+
+async def test_a_reply_that_cannot_be_begun_keeps_no_other_from_being_taken_over(
+    process: Process, database: Database, user_id: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.script(Answer(deltas=("told",), fault=Fault.STALL))
+    _, events = await process.send("Hi.")
+    await take(events, 2)
+    process.turns.abandon()
+    with pytest.raises(Unavailable):
+        await take(events, 1)
+    dead = await send(database, user_id, await new_conversation(database, user_id), Quota(), owner=uuid4())
+
+    async def fault(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Transcript, "begin_attempt", fault)
+    assert await process.takeover.sweep() == 1
+    assert (await process.followed(dead.reply.id))[-1].attempt == 2
 
 
 async def test_a_turn_over_the_quota_asks_no_model(
