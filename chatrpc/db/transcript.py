@@ -59,7 +59,9 @@ CHECKPOINT = "SELECT checkpoint_replies(%s, %s, %s, %s, %s) AS superseded"
 BEGIN_ATTEMPT = "SELECT * FROM begin_attempt(%s, %s, %s, %s, %s)"
 BOOK_ATTEMPT = "SELECT book_usage(%s, %s, %s, 'turn', %s, %s, %s, 0, 0)"
 CLAIM = "SELECT * FROM claim_abandoned_replies(%s, %s)"
-PENDING = "SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending'"
+PENDING = """
+SELECT id, owner FROM messages WHERE user_id = %s AND conversation_id = %s AND state = 'pending' AND sequence < %s
+"""
 OWNER = "SELECT owner FROM messages WHERE user_id = %s AND id = %s AND state = 'pending'"
 # The first reply stands right after its message on the same branch; a reply's own is itself.
 REPLY_OF = """
@@ -383,9 +385,9 @@ class Transcript:
         [rows] = await self._database.query(user_id, (OWNER, (user_id, reply_id)))
         return rows[0]["owner"] if rows else None
 
-    async def pending(self, user_id: UUID, conversation_id: UUID) -> dict[UUID, UUID | None]:
-        """The unfinished replies of a conversation and the processes that write them."""
-        [rows] = await self._database.query(user_id, (PENDING, (user_id, conversation_id)))
+    async def pending(self, user_id: UUID, conversation_id: UUID, before: int) -> dict[UUID, UUID | None]:
+        """The unfinished replies of a conversation before a sequence, and the processes that write them."""
+        [rows] = await self._database.query(user_id, (PENDING, (user_id, conversation_id, before)))
         return {row["id"]: row["owner"] for row in rows}
 
     async def checkpoint_replies(self, checkpoints: Sequence[Checkpoint]) -> set[UUID]:

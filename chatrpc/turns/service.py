@@ -163,10 +163,9 @@ class Turns:
     async def _interrupt(self, user_id: UUID, accepted: Accepted) -> None:
         """Stop the replies that a new one waits for, in whichever process. It begins when they are stored."""
         with suppress(Unavailable):
-            pending = await self._parts.transcript.pending(user_id, accepted.message.conversation_id)
+            reply = accepted.reply
+            pending = await self._parts.transcript.pending(user_id, reply.conversation_id, reply.sequence)
             for reply_id, owner in pending.items():
-                if reply_id == accepted.reply.id:
-                    continue
                 running = self._running.get(user_id, reply_id)
                 if running is not None:
                     running.cancel()

@@ -95,6 +95,8 @@ class ConversationWatch:
         self._sequence = 0
         self._erasures = 0
         self._erased: set[UUID] = set()
+        # More has happened than is told, and that is not said yet.
+        self._reload = False
         self._woken = False
         self._closed = False
         self._looking: asyncio.Task[None] | None = None
@@ -111,7 +113,9 @@ class ConversationWatch:
         if state is None:
             raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(self.conversation_id))
         self._sequence = state.conversation.message_count
-        await self._note_erasures(state)
+        if state.erasures:
+            self._erased = await self._watched.erased(self.user_id, self.conversation_id)
+            self._erasures = state.erasures
         if state.conversation.revision != after_revision:
             await self._reader.tell(ConversationChanged(state.conversation, reload=True))
         for reply_id in state.pending:
@@ -143,32 +147,37 @@ class ConversationWatch:
             # The revision is not told yet, so the next look at all revisions wakes this watch again.
             pass
         except Exception as error:  # noqa: BLE001 - whatever it dies of, the reader hears of it.
-            self._reader.end(error)
+            self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        self._closed, self._woken = True, False
+        self._reader.end(error)
 
     async def _tell_news(self) -> None:
         state = await self._watched.state(self.user_id, self.conversation_id, self._sequence, MOST)
         if state is None:
+            # Whatever wakes it while a slow reader is told, it is told once.
+            self._closed = True
             await self._reader.tell(ConversationDeleted())
-            self._reader.end(None)
+            self._end(None)
             return
         await self._tell_lost()
         if state.conversation.revision == self.revision:
             return
-        reload = bool(state.messages) and state.messages[0].sequence > self._sequence + 1
-        for message in () if reload else state.messages:
-            await self._reader.tell(MessageChanged(message))
+        # The database may go away before all is told, so what is told is noted step by step.
+        self._reload |= bool(state.messages) and state.messages[0].sequence > self._sequence + 1
+        for message in state.messages:
+            if not self._reload:
+                await self._reader.tell(MessageChanged(message))
             self._sequence = message.sequence
-            if not message.state.finished:
+            if not self._reload and not message.state.finished:
                 await self._follow(message.id)
-        if reload:
-            self._sequence = state.messages[-1].sequence
-            for reply_id in state.pending:
-                await self._follow(reply_id)
-        for message in await self._watched.messages(self.user_id, await self._note_erasures(state)):
-            await self._reader.tell(MessageChanged(message))
+        for reply_id in state.pending if self._reload else ():
+            await self._follow(reply_id)
+        await self._tell_erasures(state)
         await self._told_to_their_end(state)
-        await self._reader.tell(ConversationChanged(state.conversation, reload))
-        self.revision = state.conversation.revision
+        await self._reader.tell(ConversationChanged(state.conversation, self._reload))
+        self.revision, self._reload = state.conversation.revision, False
 
     async def _told_to_their_end(self, state: WatchedState) -> None:
         """Wait until the replies that are finished are told: who hears of a revision has heard all before it."""
@@ -188,14 +197,15 @@ class ConversationWatch:
             else:
                 await self._follow(message.id)
 
-    async def _note_erasures(self, state: WatchedState) -> set[UUID]:
-        """The messages that were erased since the last call."""
+    async def _tell_erasures(self, state: WatchedState) -> None:
+        """Tell the messages that were erased since the last call."""
         if state.erasures == self._erasures:
-            return set()
+            return
         erased = await self._watched.erased(self.user_id, self.conversation_id)
-        new = erased - self._erased
-        self._erasures, self._erased = state.erasures, erased
-        return new
+        for message in await self._watched.messages(self.user_id, erased - self._erased):
+            await self._reader.tell(MessageChanged(message))
+            self._erased.add(message.id)
+        self._erasures = state.erasures
 
     async def _follow(self, reply_id: UUID) -> None:
         if reply_id in self.following:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+import pytest
+
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.domain import Accepted, BusyPolicy, MessageState, Page, Regeneration, TurnSettings
@@ -70,6 +72,25 @@ async def test_a_reply_that_is_being_written_is_stopped_for_the_new_one_by_polic
     [last] = await rest(events)
     assert (last.event.message.text, last.event.message.state) == ("kept ", MessageState.CANCELLED)
     assert text_of(await rest(fresh)) == "new"
+
+
+async def test_an_interruption_spares_what_is_accepted_behind_it(
+    process: Process, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.script(Answer(gate=asyncio.Event(), gate_at=0), Answer(deltas=("two",)), Answer(deltas=("three",)))
+    _, first = await process.send("One.")
+    await provider.received()
+    transcript = process.turns._parts.transcript
+    pending, later = transcript.pending, []
+
+    async def after_another(*args: object) -> object:
+        later.append(await process.send("Three."))
+        return await pending(*args)
+
+    monkeypatch.setattr(transcript, "pending", after_another)
+    _, second = await process.send("Two.", busy_policy=BusyPolicy.INTERRUPT)
+    states = [(await rest(events))[-1].event.message.state for events in (first, second, later[0][1])]
+    assert states == [MessageState.CANCELLED, MessageState.COMPLETE, MessageState.COMPLETE]
 
 
 async def test_a_reply_that_is_being_written_runs_on_beside_the_new_one(process: Process, provider: Provider) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -15,11 +15,19 @@ from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import Transcript
 from chatrpc.db.watched import Watched
-from chatrpc.domain import MessageState, OutgoingMessage, TextPart, TurnSettings
-from chatrpc.errors import ChatError
+from chatrpc.domain import Message, MessageState, OutgoingMessage, TextPart, TurnSettings
+from chatrpc.errors import ChatError, Reason, Unavailable
 from chatrpc.turns.events import Completed, ReplyEvent
 from chatrpc.turns.reply_log import ReplyReader
-from chatrpc.turns.watch import ConversationChanged, Ended, MessageChanged, Watches, WatchEvent, WatchReader
+from chatrpc.turns.watch import (
+    ConversationChanged,
+    ConversationDeleted,
+    Ended,
+    MessageChanged,
+    Watches,
+    WatchEvent,
+    WatchReader,
+)
 from tests.support.provider import Answer, Provider
 from tests.support.redis_server import RedisServer
 from tests.turns.conftest import Process, running
@@ -67,8 +75,8 @@ def ids_of(told: list[WatchEvent | ReplyEvent]) -> list[UUID]:
 
 
 @asynccontextmanager
-async def watching(process: Process, after_revision: int = 1) -> AsyncIterator[Tab]:
-    tab, watches = Tab(), Watches(process.turns, Watched(process.database))
+async def watching(process: Process, after_revision: int = 1, watched: type[Watched] = Watched) -> AsyncIterator[Tab]:
+    tab, watches = Tab(), Watches(process.turns, watched(process.database))
     reader = WatchReader(tab.tell, tab.follow, lambda error: None)
     watch = await watches.open(process.caller, process.conversation_id, after_revision, reader)
     # It looks once more after it has begun.
@@ -193,6 +201,63 @@ async def test_many_changes_at_once_are_to_be_read_anew(
         changed = told[-1]
         assert ids_of(told) == []
         assert (changed.reload, changed.conversation.message_count) == (True, 4)
+
+
+class AwayOnce(Watched):
+    """A way to the database that is lost once, amid a look."""
+
+    lost = False
+
+    async def messages(self, user_id: UUID, message_ids: Collection[UUID]) -> list[Message]:
+        if not AwayOnce.lost:
+            AwayOnce.lost = True
+            raise Unavailable(Reason.DATABASE_UNAVAILABLE, "The database cannot be reached; try again.")
+        return await super().messages(user_id, message_ids)
+
+
+async def test_what_a_look_did_not_come_to_tell_the_next_one_tells(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatrpc.turns.watch.INTERVAL", 3_600.0)
+    monkeypatch.setattr("chatrpc.turns.watch.MOST", 3)
+    user_id, conversation_id = process.caller.user_id, process.conversation_id
+    accepted, _ = await process.said("Hi.")
+    async with watching(process, watched=AwayOnce) as tab:
+        await tab.until(ConversationChanged)
+        await Conversations(process.database).erase_message(user_id, accepted.message.id, include_reply=False)
+        behind = Transcript(process.database)
+        for number in range(2):
+            message = OutgoingMessage(conversation_id, f"{number}", (TextPart("Hi."),))
+            await behind.append(user_id, message, tokens=1, actor=None, owner=process.process_id)
+        process.turns.changed(conversation_id)
+        while not AwayOnce.lost:
+            await asyncio.sleep(0.001)
+        process.turns.changed(conversation_id)
+        told = await tab.until(ConversationChanged)
+        assert ids_of(told) == [accepted.message.id]
+        assert told[-1].reload
+
+
+class Counting(Watched):
+    """Counts the looks at all revisions."""
+
+    looks = 0
+
+    async def changed(self, told: Sequence[tuple[UUID, UUID, int]]) -> list[int]:
+        Counting.looks += 1
+        return await super().changed(told)
+
+
+async def test_the_end_of_a_conversation_is_told_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatrpc.turns.watch.INTERVAL", 0.001)
+    async with watching(process, watched=Counting) as tab:
+        await Conversations(process.database).delete(process.caller.user_id, process.conversation_id)
+        await tab.until(ConversationDeleted)
+        # Each of these finds it gone.
+        seen = Counting.looks
+        while Counting.looks < seen + 5:
+            await asyncio.sleep(0.001)
+        assert tab.heard.empty()
 
 
 async def test_conversations_of_many_users_are_looked_at_in_one_statement(database: Database) -> None:
