@@ -15,7 +15,7 @@ from chatrpc.turns.service import Turns
 log = structlog.get_logger(__name__)
 
 # Seconds between two looks, on average. After a death, the lease's rest and one of them pass until the next attempt.
-INTERVAL = 1.5
+INTERVAL = 1.0
 # Replies taken over at once; the processes take turns, so a dead one's replies spread over all others.
 BATCH = 8
 
