@@ -52,11 +52,12 @@ BEGIN
     memory := conversation.memory;
     pending_before := conversation.pending_replies;
 
-    SELECT m.id, m.content_hash, m.state INTO stored FROM messages m
+    SELECT m.id, m.content_hash, m.state, m.role INTO stored FROM messages m
     WHERE m.user_id = p_user AND m.conversation_id = p_conversation AND m.client_message_id = p_client_message_id;
     IF FOUND THEN
-        -- Of an erased message nothing is left to compare with, and a resend must not bring it back.
-        outcome := CASE WHEN stored.state = 'erased' OR stored.content_hash = p_content_hash
+        -- Of an erased message nothing is left to compare with, and a resend must not bring it back. The key of a
+        -- regenerated reply is no message's.
+        outcome := CASE WHEN stored.role = 'user' AND (stored.state = 'erased' OR stored.content_hash = p_content_hash)
                         THEN 'duplicate' ELSE 'reused' END;
         message_id := stored.id;
         RETURN;

@@ -87,8 +87,12 @@ async def test_a_resent_regeneration_attaches_to_the_same_reply(database: Databa
         await regenerate(database, user_id, other)
     with pytest.raises(AlreadyExists, match="'a' was used"):
         await regenerate(database, user_id, turn, "a")
-    with pytest.raises(AlreadyExists, match="'r' was used"):
-        await append(database, user_id, conversation_id, "r")
+    for _ in range(2):
+        with pytest.raises(AlreadyExists, match="'r' was used"):
+            await append(database, user_id, conversation_id, "r")
+        # Its erasure does not make it a message either.
+        await Conversations(database).erase_message(user_id, fresh.reply.id, include_reply=False)
+    assert (await regenerate(database, user_id, turn)).reply.state is MessageState.ERASED
 
 
 async def test_a_regeneration_keeps_the_limits_and_policies_of_a_send(database: Database, user_id: UUID) -> None:
