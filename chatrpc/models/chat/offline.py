@@ -18,7 +18,8 @@ OFFLINE_MODEL = "chatrpc-offline"
 
 _QUOTE_CHARACTERS = 160
 _OPENING = "I am chatrpc's offline model: I do not think, I quote my context."
-_MARKED = re.compile(r"<passage\b[^>]*>\n(.*?)\n</passage>", re.DOTALL)
+# Passages of documents have a number, those of messages have not.
+_MARKED = re.compile(r'<passage\b(?: number="(\d+)")?[^>]*>\n(.*?)\n</passage>', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class OfflineChatModel:
         Retrieved, 1: [01890a5d-ac96-774b-bcce-b302099a8057] "user: my name is Ada"
         Verbatim, 2: [01890a5e-0000-7000-8000-000000000001] … [01890a5e-0000-7000-8000-000000000002]
 
-    Ids are full UUIDs in square brackets. A quote is cut to 160 characters, marked by `…`. "Closest" is the passage
-    (a message, or a sentence of the summary, then written `(summary)`) that shares most words with the query; it says
-    `nothing` if none shares any, or if there is no passage. Answers of its own are passed over: they repeat others.
-    A prompt message that holds several stored messages is quoted passage by passage if it marks as many as it has ids
-    (`<passage …>`), else once, after all the ids. "Verbatim" names the first and the last message before the query, or
-    `none`. It calls no tools and knows no response schema: with either it answers as always.
+    Ids are full UUIDs in square brackets; a passage of a document has its number there, by which it is cited. A quote
+    is cut to 160 characters, marked by `…`. "Closest" is the passage (a message, or a sentence of the summary, then
+    written `(summary)`) that shares most words with the query; it says `nothing` if none shares any, or if there is no
+    passage. Answers of its own are passed over: they repeat others. A prompt message that holds several stored messages
+    is quoted passage by passage if it marks as many as it has ids (`<passage …>`), else once, after all the ids.
+    "Verbatim" names the first and the last message before the query, or `none`. It calls no tools and knows no response
+    schema: with either it answers as always.
     """
 
     def model_name(self, requested: str | None) -> str:
@@ -75,7 +77,7 @@ def _answer(prompt: Sequence[PromptMessage]) -> str:
         _OPENING,
         f"Closest to your message: {_quoted(closest) if closest is not None else 'nothing'}",
         f"Summary: {_quote(summary) if summary else 'none'}",
-        f"Retrieved, {sum(len(message.message_ids) for message in of[Section.RETRIEVED])}: "
+        f"Retrieved, {sum(max(len(each.message_ids), len(_passages(each))) for each in of[Section.RETRIEVED])}: "
         + (" ".join(_quoted(passage) for passage in retrieved) or "none"),
         f"Verbatim, {len(verbatim)}: {_span(verbatim)}",
     ]
@@ -97,8 +99,9 @@ def _closest(query: str, passages: Iterable[_Passage]) -> _Passage | None:
 
 def _passages(message: PromptMessage) -> list[_Passage]:
     marked = _MARKED.findall(message.content)
-    if marked and len(marked) == len(message.message_ids):
-        return [_Passage(f"[{each}]", text) for each, text in zip(message.message_ids, marked, strict=True)]
+    if marked and sum(not number for number, _ in marked) == len(message.message_ids):
+        ids = iter(message.message_ids)
+        return [_Passage(f"[{number or next(ids)}]", text) for number, text in marked]
     return [_Passage(" ".join(f"[{each}]" for each in message.message_ids), message.content)]
 
 

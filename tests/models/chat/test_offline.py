@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from chatrpc.context.prompt import retrieved_prompt
-from chatrpc.domain import FinishReason, Hit, PromptMessage, Role, Sampling, Section
+from chatrpc.domain import Citation, FinishReason, Hit, PromptMessage, Role, Sampling, Section
 from chatrpc.models.chat.offline import OfflineChatModel
 from chatrpc.ports import ModelRequest, TextDelta
 from chatrpc.tokens import estimate_tokens
@@ -88,6 +88,29 @@ async def test_marked_passages_are_quoted_one_by_one() -> None:
     lines = await answer(ModelRequest((retrieved_prompt(hits), query), None, Sampling(), 500))
     assert lines[1] == f'Closest to your message: [{DOG}] "the dog is Rex"'
     assert lines[3] == f'Retrieved, 2: [{LUNCH}] "lunch is at noon" [{DOG}] "the dog is Rex"'
+
+
+async def test_passages_of_documents_are_quoted_by_their_numbers() -> None:
+    manual = Citation(DOG, None, "Manual", ("Boiler",), 0, 12)
+    hits = [
+        Hit(LUNCH, ADA, Role.USER, "lunch is at noon", datetime.now(UTC), cosine=0.8, rank=1, sure=True, tokens=9),
+        Hit(
+            None,
+            None,
+            None,
+            "Use vinegar.",
+            datetime.now(UTC),
+            cosine=0.7,
+            rank=2,
+            sure=True,
+            tokens=9,
+            citation=manual,
+        ),
+    ]
+    query = PromptMessage("user", "Why vinegar?", Section.QUERY)
+    lines = await answer(ModelRequest((retrieved_prompt(hits), query), None, Sampling(), 500))
+    assert lines[1] == 'Closest to your message: [1] "Use vinegar."'
+    assert lines[3] == f'Retrieved, 2: [{LUNCH}] "lunch is at noon" [1] "Use vinegar."'
 
 
 async def test_long_quotes_are_shortened() -> None:
