@@ -50,7 +50,7 @@ SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
 """
 LEAVE_PATH = "SELECT leave_path(%s, %s)"
 REGENERATE = """
-SELECT * FROM regenerate_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM regenerate_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 FINISH = """
 SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -270,6 +270,7 @@ class Transcript:
         user_id: UUID,
         asked: Regeneration,
         *,
+        actor: str | None = None,
         owner: UUID,
         limits: TurnLimits = UNLIMITED,
         reservation: Reservation = NOTHING_RESERVED,
@@ -297,6 +298,7 @@ class Transcript:
             asked.message_id,
             reply_id,
             asked.client_message_id,
+            actor,
             Jsonb(turn_settings) if turn_settings else None,
             owner,
             asked.busy_policy is BusyPolicy.REJECT,

@@ -141,6 +141,7 @@ class Turns:
             return await transcript.regenerate(
                 caller.user_id,
                 asked,
+                actor=caller.actor,
                 owner=self._lease.owner(),
                 limits=limits,
                 reservation=reservation,

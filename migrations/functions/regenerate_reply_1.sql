@@ -7,8 +7,8 @@
 -- The reply begins a new branch right behind its message, unless nothing stands there, as in the copy that a fork makes
 -- of a message without a reply.
 CREATE FUNCTION regenerate_reply(
-    p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_turn_settings jsonb,
-    p_owner uuid, p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
+    p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_actor text,
+    p_turn_settings jsonb, p_owner uuid, p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
     OUT outcome text, OUT reply_id uuid, OUT revision_before bigint, OUT pending_before integer
 )
 LANGUAGE plpgsql
@@ -91,9 +91,9 @@ BEGIN
         turn_settings := NULL;
     END IF;
     INSERT INTO messages (user_id, conversation_id, branch, depth, id, parent_id, sequence, role, state, parts, tokens,
-                          client_message_id, turn_settings, attempt, owner, created_at)
+                          client_message_id, actor, turn_settings, attempt, owner, created_at)
     VALUES (p_user, p_conversation, branch, message.depth + 1, p_reply, message.id, conversation.last_sequence + 1,
-            'assistant', 'pending', '[]', 0, p_client_message_id, turn_settings, 1, p_owner, now());
+            'assistant', 'pending', '[]', 0, p_client_message_id, p_actor, turn_settings, 1, p_owner, now());
 
     UPDATE conversations c SET
         revision = conversation.revision + 1,

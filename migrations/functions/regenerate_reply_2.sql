@@ -7,8 +7,8 @@
 -- The reply begins a new branch right behind its message, unless nothing stands there, as in the copy that a fork makes
 -- of a message without a reply.
 CREATE FUNCTION regenerate_reply(
-    p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_turn_settings jsonb,
-    p_owner uuid, p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
+    p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_actor text,
+    p_turn_settings jsonb, p_owner uuid, p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
     p_prompt_tokens integer, p_most_prompt_tokens integer, p_output_tokens integer,
     p_window text, p_max_tokens bigint, p_max_turns bigint,
     OUT outcome text, OUT reply_id uuid, OUT revision_before bigint, OUT pending_before integer, OUT quota jsonb
@@ -104,10 +104,10 @@ BEGIN
         turn_settings := NULL;
     END IF;
     INSERT INTO messages (user_id, conversation_id, branch, depth, id, parent_id, sequence, role, state, parts, tokens,
-                          client_message_id, turn_settings, attempt, owner, reserved_prompt_tokens,
+                          client_message_id, actor, turn_settings, attempt, owner, reserved_prompt_tokens,
                           reserved_completion_tokens, created_at)
     VALUES (p_user, p_conversation, branch, message.depth + 1, p_reply, message.id, conversation.last_sequence + 1,
-            'assistant', 'pending', '[]', 0, p_client_message_id, turn_settings, 1, p_owner, reserved,
+            'assistant', 'pending', '[]', 0, p_client_message_id, p_actor, turn_settings, 1, p_owner, reserved,
             p_output_tokens, now());
 
     UPDATE conversations c SET

@@ -117,6 +117,20 @@ async def test_the_reply_of_somebody_else_does_not_exist(stage: Stage) -> None:
     assert told(await failure(call)).code is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_service_that_has_a_reply_anew_for_a_user_is_named_in_it(stage: Stage) -> None:
+    conversation = await stage.conversation()
+    first = await said(stage, conversation, "Hi.", "one")
+    service = (*signed_in(sub="billing", scope="chat.act_as"), ("x-chatrpc-on-behalf-of", "alice"))
+    call = stage.chat.RegenerateReply(anew(conversation, first.reply_id), metadata=service)
+    assert (await heard(call)).accepted.message.actor == ""
+    (await stage.model.asked()).finish()
+    assert (await rest(call))[-1].reply.completed.message.actor == "billing"
+    listed = await stage.conversations.ListMessages(
+        pb.ListMessagesRequest(conversation_id=conversation), metadata=signed_in()
+    )
+    assert [message.actor for message in listed.messages] == ["", "billing"]
+
+
 async def test_the_first_message_is_edited(stage: Stage) -> None:
     conversation = await stage.conversation()
     await said(stage, conversation, "Hallo.", "one")

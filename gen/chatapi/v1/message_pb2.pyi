@@ -502,7 +502,7 @@ class Message(_message.Message):
     client_message_id: _builtins.str
     """The key the client gave it; empty in replies but for those of RegenerateReply, and in copies made by a fork."""
     actor: _builtins.str
-    """Subject of the service that sent it for the user; empty where the user did."""
+    """Subject of the service that sent it for the user, or had this further reply made; empty where the user did."""
     model: _builtins.str
     """Of a reply: the model that wrote it, as its provider names it; `chatrpc-offline` is the built-in stand-in."""
     finish_reason: Global___FinishReason.ValueType
