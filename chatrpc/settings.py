@@ -11,10 +11,34 @@ import os
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chatrpc.errors import SettingsError
+
+
+def _http_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # The port is no number, or the brackets of an IPv6 address do not match.
+        named = False
+    if not named:
+        raise ValueError("write it as http://host:port/path or https://host:port/path")
+    return value
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
 
 
 class _Section(BaseSettings):
@@ -47,7 +71,7 @@ class AuthSettings(_Section):
     model_config = SettingsConfigDict(env_prefix="CHATRPC_AUTH_")
 
     issuer: str = Field(min_length=1, description="The `iss` claim that tokens must bear.")
-    jwks_url: str | None = Field(default=None, description="HTTP(S) address of the issuer's JSON Web Key Set.")
+    jwks_url: HttpAddress | None = Field(default=None, description="HTTP(S) address of the issuer's JSON Web Key Set.")
     jwks_file: str | None = Field(default=None, description="Path of a JSON Web Key Set, instead of an address.")
     audience: str | None = Field(default=None, description="The `aud` claim that tokens must bear, if any.")
     client_ids: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -151,7 +175,7 @@ class ModelSettings(_Section):
 
     model_config = SettingsConfigDict(env_prefix="CHATRPC_MODEL_")
 
-    base_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible API.")
+    base_url: HttpAddress | None = Field(default=None, description="Base URL of an OpenAI-compatible API.")
     api_key: SecretStr | None = Field(default=None, description="Key for it; some local servers need none.")
     name: str | None = Field(default=None, description="Model that answers where a conversation names none.")
     summary_name: str | None = Field(default=None, description="Model that writes summaries; `name` where absent.")
@@ -233,7 +257,7 @@ class EmbedderSettings(_Section):
         description="Folder of a BERT-family Sentence Transformers model (onnx), or a model name; "
         "the packaged all-MiniLM-L6-v2 where absent.",
     )
-    base_url: str | None = Field(default=None, description="Base URL of an OpenAI-compatible embeddings API.")
+    base_url: HttpAddress | None = Field(default=None, description="Base URL of an OpenAI-compatible embeddings API.")
     api_key: SecretStr | None = Field(default=None, description="Key for it.")
     dimension: int | None = Field(default=None, ge=8, le=4_000, description="Vector length of an `openai` embedder.")
     floor: float | None = Field(

@@ -166,6 +166,8 @@ def test_what_is_missing_or_contradicts_is_named(
         (ContextSettings, "CHATRPC_CONTEXT_HOT_PATH", "1"),
         (EdgeSettings, "CHATRPC_EDGE_PORT", "70000"),
         (LogSettings, "CHATRPC_LOG_LEVEL", "loud"),
+        (ModelSettings, "CHATRPC_MODEL_BASE_URL", "llm.example.com/v1"),
+        (EmbedderSettings, "CHATRPC_EMBEDDER_BASE_URL", "llm.example.com/v1"),
         (RedisSettings, "CHATRPC_REDIS_URL", "redis.example.com:6379"),
         (RedisSettings, "CHATRPC_REDIS_URL", "http://redis.example.com"),
         (RedisSettings, "CHATRPC_REDIS_URL", "redis://"),
@@ -180,6 +182,15 @@ def test_a_malformed_value_is_one_sentence_that_names_its_variable(
     assert sentence.startswith(f"{name}: ")
     assert sentence.endswith(".")
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://issuer.test/keys", "issuer.test/keys", "https://", "https://issuer.test:x/", "https://[::1/"]
+)
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    variables = {"CHATRPC_AUTH_ISSUER": "https://issuer.test", "CHATRPC_AUTH_JWKS_URL": url}
+    sentence = "CHATRPC_AUTH_JWKS_URL: write it as http://host:port/path or https://host:port/path."
+    assert refusal(AuthSettings, variables) == sentence
 
 
 @pytest.mark.parametrize(

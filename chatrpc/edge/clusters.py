@@ -42,7 +42,6 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from chatrpc.errors import SettingsError
 from chatrpc.settings import EdgeSettings, ServerSettings
 
 UPSTREAM_CLUSTER = "chatrpc"
@@ -105,18 +104,10 @@ def upstream_cluster(edge: EdgeSettings, server: ServerSettings) -> Cluster:
 
 
 def jwks_cluster(url: str, ca_file: str) -> Cluster:
-    """The host of the issuer's key set; over TLS its certificate must be for that name, by an authority of the file.
-
-    Raises:
-        SettingsError: The address is not an HTTP(S) URL.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise SettingsError(f"CHATRPC_AUTH_JWKS_URL: {url!r} is not an http:// or https:// address.")
+    """The host of the issuer's key set; over TLS its certificate must be for that name, by an authority of the file."""
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port
+    assert host is not None, "settings take no address without a host"
     secure = parts.scheme == "https"
     return Cluster(
         name=JWKS_CLUSTER,

@@ -169,14 +169,6 @@ def test_the_key_sets_address_becomes_a_cluster(url: str, host: str, port: int, 
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://issuer.test/keys", "issuer.test/keys", "https://", "https://issuer.test:x/", ""]
-)
-def test_an_address_that_is_none_is_named(url: str) -> None:
-    with pytest.raises(SettingsError, match="CHATRPC_AUTH_JWKS_URL"):
-        _config(auth=AuthSettings(issuer="https://issuer.test", jwks_url=url))
-
-
-@pytest.mark.parametrize(
     ("content", "problem"), [(None, "cannot be read"), ("no json", "is not JSON"), ("[]", "no list `keys`")]
 )
 def test_a_key_file_of_no_use_is_named(tmp_path: Path, content: str | None, problem: str) -> None:
