@@ -97,6 +97,7 @@ async def test_a_reply_that_is_being_written_runs_on_beside_the_new_one(process:
     gate = asyncio.Event()
     provider.script(Answer(deltas=("o", "ld"), gate=gate, gate_at=1), Answer(deltas=("new",)))
     turn, events = await process.send("Hi.")
+    await provider.received()
     _, fresh = await again(process, turn)
     assert text_of(await rest(fresh)) == "new"
     gate.set()
