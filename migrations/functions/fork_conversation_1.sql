@@ -7,6 +7,8 @@
 -- summary that cover a part of the path: an edit or a regenerated reply in the fork falls back to the one that serves it.
 --
 -- The source is locked against changes meanwhile, so that all is copied of one moment.
+--
+-- The first turn reserves for what came along: what the source's last prompt came to, or the copies if they are less.
 CREATE FUNCTION fork_conversation(
     p_user uuid, p_message uuid, p_conversation uuid, p_request_id text, p_request_hash bytea, p_most integer,
     OUT outcome text, OUT conversation uuid, OUT unfinished uuid
@@ -136,7 +138,11 @@ BEGIN
     FROM summaries s
     WHERE s.user_id = p_user AND s.conversation_id = source.id AND s.erased_at IS NULL
       AND on_path(s.anchor_branch, s.anchor_depth, path);
-    UPDATE conversations c SET head_id = copies[last.depth]
+    UPDATE conversations c SET
+        head_id = copies[last.depth],
+        context_tokens = least(source.context_tokens, (
+            SELECT sum(m.tokens) FROM messages m
+            WHERE m.user_id = p_user AND m.conversation_id = p_conversation))
     WHERE c.user_id = p_user AND c.id = p_conversation;
     outcome := 'forked';
     conversation := p_conversation;

@@ -2,14 +2,16 @@
 -- `p_message` is the user's message or one of its replies.
 --
 -- As in append_message: the conversation's row is locked first, so that sequences are gapless and the client's key finds
--- what was committed under it; the same limits hold; a resend is never refused.
+-- what was committed under it; the same limits hold, and the same reservation is made; a resend is never refused.
 --
 -- The reply begins a new branch right behind its message, unless nothing stands there, as in the copy that a fork makes
 -- of a message without a reply.
 CREATE FUNCTION regenerate_reply(
     p_user uuid, p_conversation uuid, p_message uuid, p_reply uuid, p_client_message_id text, p_actor text,
     p_turn_settings jsonb, p_owner uuid, p_reject_busy boolean, p_max_queue integer, p_max_pending integer,
-    OUT outcome text, OUT reply_id uuid, OUT revision_before bigint, OUT pending_before integer
+    p_prompt_tokens integer, p_most_prompt_tokens integer, p_output_tokens integer,
+    p_window text, p_max_tokens bigint, p_max_turns bigint,
+    OUT outcome text, OUT reply_id uuid, OUT revision_before bigint, OUT pending_before integer, OUT quota jsonb
 )
 LANGUAGE plpgsql
 AS $function$
@@ -22,6 +24,7 @@ DECLARE
     turn_settings jsonb;
     branch integer;
     lineage integer[];
+    reserved integer;
 BEGIN
     PERFORM set_config('chatrpc.user_id', p_user::text, true);
 
@@ -65,6 +68,16 @@ BEGIN
     IF outcome IS NOT NULL THEN
         RETURN;
     END IF;
+    -- The conversation may name a model with a larger window than the caller knows of: its last prompt has told.
+    reserved := least(
+        conversation.context_tokens + p_prompt_tokens, greatest(p_most_prompt_tokens, conversation.context_tokens));
+    IF p_window IS NOT NULL THEN
+        quota := over_quota(p_user, reserved + p_output_tokens, p_window, p_max_tokens, p_max_turns);
+        IF quota IS NOT NULL THEN
+            outcome := 'over_quota';
+            RETURN;
+        END IF;
+    END IF;
     outcome := 'accepted';
     reply_id := p_reply;
 
@@ -91,9 +104,11 @@ BEGIN
         turn_settings := NULL;
     END IF;
     INSERT INTO messages (user_id, conversation_id, branch, depth, id, parent_id, sequence, role, state, parts, tokens,
-                          client_message_id, actor, turn_settings, attempt, owner, created_at)
+                          client_message_id, actor, turn_settings, attempt, owner, reserved_prompt_tokens,
+                          reserved_completion_tokens, created_at)
     VALUES (p_user, p_conversation, branch, message.depth + 1, p_reply, message.id, conversation.last_sequence + 1,
-            'assistant', 'pending', '[]', 0, p_client_message_id, p_actor, turn_settings, 1, p_owner, now());
+            'assistant', 'pending', '[]', 0, p_client_message_id, p_actor, turn_settings, 1, p_owner, reserved,
+            p_output_tokens, now());
 
     UPDATE conversations c SET
         revision = conversation.revision + 1,

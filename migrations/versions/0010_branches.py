@@ -1,4 +1,4 @@
-"""Regenerated replies, switched branches, forks."""
+"""Branches are switched, and conversations watched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ revision = "0010"
 down_revision = "0009"
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
-ADDED = ("mark_active", "regenerate_reply", "leave_path", "switch_branch", "new_id", "fork_conversation")
+ADDED = ("mark_active", "leave_path", "switch_branch")
 SERVER_ROLE = "chatrpc_server"
 # It runs as the schema's owner, whom row-level security does not bind.
 OF_ANY_USER = "changed_conversations"

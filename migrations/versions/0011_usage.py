@@ -1,4 +1,7 @@
-"""Usage is booked for each attempt at a reply and each piece of background work; a message reserves what it needs."""
+"""Usage is booked for each attempt at a reply and each piece of background work; a message reserves what it needs.
+
+Replies are had anew and conversations forked only from here on, since both make reservations, or carry them along.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,18 @@ FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 PARTITIONS = 16
 SERVER_ROLE = "chatrpc_server"
 OF_A_USER = ("usage_entries", "usage_hours")
-NEW = ("book_usage", "reservation", "over_quota", "begin_attempt", "book_stopped")
+NEW = (
+    "book_usage",
+    "reservation",
+    "over_quota",
+    "begin_attempt",
+    "book_stopped",
+    "regenerate_reply",
+    "new_id",
+    "fork_conversation",
+)
 # Each with its version and the one before.
-CHANGED = {"claim_abandoned_replies": (2, 1), "regenerate_reply": (2, 1), "fork_conversation": (2, 1)}
+CHANGED = {"claim_abandoned_replies": (2, 1)}
 # These stand beside those of the release before, since they return more: an open connection of a server of that release
 # has its call prepared, which breaks if the columns of the result change. The old ones lead to the new ones, until a
 # later release drops them.
