@@ -60,6 +60,7 @@ class Reason(StrEnum):
     MESSAGE_ERASED = "MESSAGE_ERASED"
     REPLY_UNFINISHED = "REPLY_UNFINISHED"
     PATH_TOO_LONG = "PATH_TOO_LONG"
+    TOO_MANY_FORKS = "TOO_MANY_FORKS"
 
 
 class ChatError(Exception):

@@ -361,6 +361,11 @@ class ServerSettings(_Section):
     max_queue: int = Field(
         default=8, ge=0, le=1_000, description="Messages that wait for the replies before them in one conversation."
     )
+    max_forked_messages: int = Field(
+        default=100_000,
+        ge=1,
+        description="Messages of one user that forks copy in each server at once; they come back within an hour.",
+    )
     target_delay_ms: int = Field(
         default=100,
         ge=0,

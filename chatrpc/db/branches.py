@@ -37,6 +37,11 @@ ORDER BY min(m.sequence)
 """
 SWITCH = "SELECT * FROM switch_branch(%s, %s)"
 FORK = "SELECT * FROM fork_conversation(%s, %s, %s, %s, %s, %s::integer)"
+# The erasure of a title takes the hash along.
+FORKED = f"""
+SELECT {CONVERSATION_COLUMNS} FROM conversations c
+WHERE c.user_id = %s AND c.request_id = %s AND coalesce(c.request_hash = %s, true)
+"""
 OF_MESSAGE = f"""
 SELECT {CONVERSATION_COLUMNS} FROM messages m
 JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
@@ -81,6 +86,11 @@ class Branches:
             raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
         return conversation_of(rows[0])
 
+    async def forked(self, user_id: UUID, message_id: UUID, *, request_id: str) -> Conversation | None:
+        """The conversation that an earlier request with the same id has begun, if it asked for the same."""
+        [rows] = await self._database.query(user_id, (FORKED, (user_id, request_id, _digest(message_id))))
+        return conversation_of(rows[0]) if rows else None
+
     async def fork(self, user_id: UUID, message_id: UUID, *, request_id: str | None) -> Conversation:
         """Begin a conversation with copies of the path to a message, or return that of an earlier request with the same
         id.
@@ -90,8 +100,7 @@ class Branches:
             FailedPrecondition: A reply on the path is not finished, or the path is too long.
             AlreadyExists: The request id was used for something else.
         """
-        digest = hashlib.sha256(b"fork " + message_id.bytes).digest()
-        params = (user_id, message_id, uuid7(), request_id, digest, LONGEST_FORK)
+        params = (user_id, message_id, uuid7(), request_id, _digest(message_id), LONGEST_FORK)
         row = await self._database.call(FORK, params)
         assert row is not None  # A function with OUT parameters returns one row.
         match row["outcome"]:
@@ -120,3 +129,7 @@ class Branches:
         if not rows:
             raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(row["conversation"]))
         return conversation_of(rows[0])
+
+
+def _digest(message_id: UUID) -> bytes:
+    return hashlib.sha256(b"fork " + message_id.bytes).digest()

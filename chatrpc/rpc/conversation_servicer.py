@@ -28,6 +28,7 @@ from chatrpc.rpc.convert import (
 from chatrpc.rpc.convert_report import prompt_to_proto, report_to_proto
 from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.page_token import next_page_token, page_of
+from chatrpc.turns.forks import Forks
 from chatrpc.turns.service import Turns
 from chatrpc.turns.watch import Watches
 
@@ -43,12 +44,14 @@ class ConversationServicer(ConversationServiceServicer):
         reports: Reports,
         assembler: ContextAssembler,
         turns: Turns,
+        forks: Forks,
         policy: StreamPolicy,
     ) -> None:
         self._conversations = conversations
         self._reports = reports
         self._assembler = assembler
         self._turns = turns
+        self._forks = forks
         self._policy = policy
         self._watches = Watches(turns, conversations.watched)
 
@@ -151,10 +154,9 @@ class ConversationServicer(ConversationServiceServicer):
     async def ForkConversation(
         self, request: pb.ForkConversationRequest, context: _Context
     ) -> pb.ForkConversationResponse:
-        conversation = await self._conversations.branches.fork(
-            current_caller().user_id,
-            UUID(request.message_id),
-            request_id=request.request_id or None,
+        self._policy.drain.refuse()
+        conversation = await self._forks.fork(
+            current_caller(), UUID(request.message_id), request_id=request.request_id or None
         )
         return pb.ForkConversationResponse(conversation=conversation_to_proto(conversation))
 

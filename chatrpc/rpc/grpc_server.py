@@ -33,6 +33,7 @@ from chatrpc.rpc.outbox import StreamPolicy
 from chatrpc.rpc.reflection import add_reflection
 from chatrpc.settings import ServerSettings
 from chatrpc.turns.admission import Admission
+from chatrpc.turns.forks import Forks
 from chatrpc.turns.service import Turns
 
 SERVICES = tuple(name for name in NAMES if name)
@@ -80,8 +81,9 @@ def add_services(
     late = cast("grpc.aio.Server", _LateRegistration(server))
     policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock, settings.idle_limit)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
+    forks = Forks(turns, conversations.branches, settings.max_forked_messages)
     add_ConversationServiceServicer_to_server(
-        ConversationServicer(conversations, reports, assembler, turns, policy), late
+        ConversationServicer(conversations, reports, assembler, turns, forks, policy), late
     )
     add_KnowledgeServiceServicer_to_server(KnowledgeServicer(library, search, policy), late)
     add_AccountServiceServicer_to_server(AccountServicer(ledger), late)

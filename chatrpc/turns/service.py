@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import TypeVar
 from uuid import UUID
 
 from chatrpc.context.exchange import parts_tokens
@@ -31,6 +32,8 @@ from chatrpc.turns.reply_logs import ReplyLogs
 from chatrpc.turns.running import RunningReplies
 from chatrpc.turns.stored import StoredReplies
 from chatrpc.turns.submission import Submissions
+
+_T = TypeVar("_T")
 
 # How often a queued turn looks whether the reply before it, in another process, is finished.
 PREDECESSOR_POLL = 0.5
@@ -112,6 +115,22 @@ class Turns:
                 pending.cancel()
             slot.leave()
             raise
+
+    async def as_turn(self, work: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """Do other work of a turn's kind: in a slot of its own, and to its end even if its caller is cancelled.
+
+        Raises:
+            Unavailable: The server is overloaded.
+        """
+        slot = await self._parts.admission.enter()
+
+        async def in_slot() -> _T:
+            try:
+                return await work()
+            finally:
+                slot.leave()
+
+        return await self._running.whole(in_slot())
 
     async def _accept(
         self, caller: Caller, asked: OutgoingMessage | Regeneration, pending: PendingQuery | None, slot: Slot

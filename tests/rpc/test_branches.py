@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
 from chatapi.v1 import chat_service_pb2 as chat_pb
 from chatapi.v1 import conversation_service_pb2 as pb
 
-from tests.rpc.stage import PATIENCE, Stage, Stream, failure, new_id, outgoing, rest, signed_in, told
+from chatrpc.db.engine import Database
+from tests.rpc.stage import PATIENCE, Stage, Stream, failure, new_id, outgoing, rest, signed_in, staged, told
 
 
 async def heard(call) -> object:
@@ -230,6 +232,20 @@ async def test_a_conversation_is_forked_and_both_go_on(stage: Stage) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await fork(first.reply_id, sub="mallory")
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_forks_of_a_user_have_a_limit(database: Database, issuer_keys: Path) -> None:
+    async with staged(database, issuer_keys, max_forked_messages=2) as stage:
+        first = await said(stage, await stage.conversation(), "Hi.", "one")
+        fork = pb.ForkConversationRequest(message_id=first.reply_id)
+        await stage.conversations.ForkConversation(fork, metadata=signed_in())
+        error = told(await failure(stage.conversations.ForkConversation(fork, metadata=signed_in())))
+        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_FORKS")
+        assert (error.quota, "CHATRPC_SERVER_MAX_FORKED_MESSAGES" in error.message) == ("user", True)
+        assert error.retry_after is not None
+        stage.drain.begin(30)
+        error = told(await failure(stage.conversations.ForkConversation(fork, metadata=signed_in())))
+        assert error.reason == "SERVER_DRAINING"
 
 
 async def test_a_running_reply_cannot_be_forked_from(stage: Stage) -> None:

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from chatrpc.db.engine import Database
 from chatrpc.errors import Unavailable
 from chatrpc.turns.admission import COME_BACK, Admission
-from tests.rpc.stage import PATIENCE, Stage, Stream, failure, outgoing, rest, signed_in, staged, told
+from tests.rpc.stage import PATIENCE, Stage, Stream, failure, new_id, outgoing, rest, signed_in, staged, told
 
 
 @pytest.fixture
@@ -69,6 +69,9 @@ async def test_new_turns_are_refused_with_a_time_to_come_again(stage: Stage, adm
     assert COME_BACK[0] <= error.retry_after <= COME_BACK[1]
     again = pb.RegenerateReplyRequest(conversation_id=conversation)
     error = told(await failure(stage.chat.RegenerateReply(again, metadata=signed_in())))
+    assert error.reason == "SERVER_OVERLOADED"
+    fork = conversation_pb.ForkConversationRequest(message_id=new_id())
+    error = told(await failure(stage.conversations.ForkConversation(fork, metadata=signed_in())))
     assert error.reason == "SERVER_OVERLOADED"
     assert await listed(stage, conversation) == 0
 

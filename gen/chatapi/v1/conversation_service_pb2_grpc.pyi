@@ -91,10 +91,13 @@ class ConversationServiceStub:
     conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
 
     A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
-    request_id returns the same conversation.
+    request_id returns the same conversation. A call that was begun comes to its end even if it is cancelled.
+
+    Forks of a user are made one at a time, and copy as many messages in an hour as the server's settings allow.
 
     Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
-    ALREADY_EXISTS (request_id used for something else).
+    ALREADY_EXISTS (request_id used for something else), RESOURCE_EXHAUSTED with RetryInfo (too many forks), UNAVAILABLE
+    with RetryInfo (the server is overloaded, as for a new turn).
     """
     WatchConversation: _grpc.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]
     """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
@@ -186,10 +189,13 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
 
     A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
-    request_id returns the same conversation.
+    request_id returns the same conversation. A call that was begun comes to its end even if it is cancelled.
+
+    Forks of a user are made one at a time, and copy as many messages in an hour as the server's settings allow.
 
     Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
-    ALREADY_EXISTS (request_id used for something else).
+    ALREADY_EXISTS (request_id used for something else), RESOURCE_EXHAUSTED with RetryInfo (too many forks), UNAVAILABLE
+    with RetryInfo (the server is overloaded, as for a new turn).
     """
     WatchConversation: _aio.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.WatchConversationResponse]  # type: ignore[assignment]
     """Tells what happens in a conversation, whoever does it, from which tab, device or server process: messages that are
@@ -332,10 +338,13 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         conversation stays in the other. A title that is the beginning of a message that is not copied is left out.
 
         A copy that ends with a message of the user's is replied to by RegenerateReply. A repeated call with the same
-        request_id returns the same conversation.
+        request_id returns the same conversation. A call that was begun comes to its end even if it is cancelled.
+
+        Forks of a user are made one at a time, and copy as many messages in an hour as the server's settings allow.
 
         Errors: NOT_FOUND, FAILED_PRECONDITION (a reply on the path is not finished, or more than 20,000 messages lead to it),
-        ALREADY_EXISTS (request_id used for something else).
+        ALREADY_EXISTS (request_id used for something else), RESOURCE_EXHAUSTED with RetryInfo (too many forks), UNAVAILABLE
+        with RetryInfo (the server is overloaded, as for a new turn).
         """
 
     @_abc_1.abstractmethod

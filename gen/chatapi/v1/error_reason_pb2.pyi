@@ -207,6 +207,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. More messages lead to the message than a fork copies; fork from an earlier one.
     Sample: `{"reason": "PATH_TOO_LONG", "metadata": {"id": "..."}}`
     """
+    ERROR_REASON_TOO_MANY_FORKS: _ErrorReason.ValueType  # 45
+    """RESOURCE_EXHAUSTED. A fork of the user's is being made, or forks have copied as many messages of the user as they may;
+    google.rpc.RetryInfo says when to come again.
+    Sample: `{"reason": "TOO_MANY_FORKS", "metadata": {"subject": "user"}}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
@@ -398,5 +403,10 @@ Sample: `{"reason": "REPLY_UNFINISHED", "metadata": {"id": "..."}}`
 ERROR_REASON_PATH_TOO_LONG: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION. More messages lead to the message than a fork copies; fork from an earlier one.
 Sample: `{"reason": "PATH_TOO_LONG", "metadata": {"id": "..."}}`
+"""
+ERROR_REASON_TOO_MANY_FORKS: ErrorReason.ValueType  # 45
+"""RESOURCE_EXHAUSTED. A fork of the user's is being made, or forks have copied as many messages of the user as they may;
+google.rpc.RetryInfo says when to come again.
+Sample: `{"reason": "TOO_MANY_FORKS", "metadata": {"subject": "user"}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
