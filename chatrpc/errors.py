@@ -61,6 +61,7 @@ class Reason(StrEnum):
     REPLY_UNFINISHED = "REPLY_UNFINISHED"
     PATH_TOO_LONG = "PATH_TOO_LONG"
     TOO_MANY_FORKS = "TOO_MANY_FORKS"
+    TOO_MANY_WATCHES = "TOO_MANY_WATCHES"
 
 
 class ChatError(Exception):

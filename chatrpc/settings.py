@@ -366,6 +366,9 @@ class ServerSettings(_Section):
         ge=1,
         description="Messages of one user that forks copy in each server at once; they come back within an hour.",
     )
+    max_watches_per_user: int = Field(
+        default=100, ge=1, le=100_000, description="Conversations that one user watches on each server at a time."
+    )
     target_delay_ms: int = Field(
         default=100,
         ge=0,

@@ -45,6 +45,7 @@ class ConversationServicer(ConversationServiceServicer):
         assembler: ContextAssembler,
         turns: Turns,
         forks: Forks,
+        watches: Watches,
         policy: StreamPolicy,
     ) -> None:
         self._conversations = conversations
@@ -53,7 +54,7 @@ class ConversationServicer(ConversationServiceServicer):
         self._turns = turns
         self._forks = forks
         self._policy = policy
-        self._watches = Watches(turns, conversations.watched)
+        self._watches = watches
 
     async def CreateConversation(
         self, request: pb.CreateConversationRequest, context: _Context

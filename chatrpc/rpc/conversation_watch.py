@@ -41,7 +41,7 @@ class WatchStream:
         """All that is said on the stream.
 
         Raises:
-            NotFound, Unavailable: As `Watches.open`.
+            NotFound, ResourceExhausted, Unavailable: As `Watches.open`.
             Unauthenticated, Unavailable: As `Outbox.stream`.
         """
         reader = WatchReader(self._tell, self._follow, self._outbox.end)

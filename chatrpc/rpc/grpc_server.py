@@ -35,6 +35,7 @@ from chatrpc.settings import ServerSettings
 from chatrpc.turns.admission import Admission
 from chatrpc.turns.forks import Forks
 from chatrpc.turns.service import Turns
+from chatrpc.turns.watch import Watches
 
 SERVICES = tuple(name for name in NAMES if name)
 
@@ -82,8 +83,9 @@ def add_services(
     policy = StreamPolicy(drain, settings.heartbeat, settings.max_turns_per_stream, clock, settings.idle_limit)
     add_ChatServiceServicer_to_server(ChatServicer(turns, policy), late)
     forks = Forks(turns, conversations.branches, settings.max_forked_messages)
+    watches = Watches(turns, conversations.watched, settings.max_watches_per_user)
     add_ConversationServiceServicer_to_server(
-        ConversationServicer(conversations, reports, assembler, turns, forks, policy), late
+        ConversationServicer(conversations, reports, assembler, turns, forks, watches, policy), late
     )
     add_KnowledgeServiceServicer_to_server(KnowledgeServicer(library, search, policy), late)
     add_AccountServiceServicer_to_server(AccountServicer(ledger), late)

@@ -8,7 +8,7 @@ was lost would be missed. A watch that is not woken costs no task and no stateme
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
@@ -17,7 +17,7 @@ import structlog
 
 from chatrpc.db.watched import Watched, WatchedState
 from chatrpc.domain import Caller, Conversation, Message
-from chatrpc.errors import ChatError, NotFound, Reason, Unavailable
+from chatrpc.errors import ChatError, NotFound, Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.reply_log import ReplyReader
 from chatrpc.turns.service import Turns
 
@@ -232,12 +232,19 @@ class ConversationWatch:
 
 
 class Watches:
-    """The watches of this process."""
+    """The watches of this process.
 
-    def __init__(self, turns: Turns, watched: Watched) -> None:
+    Args:
+        most: Of one user at a time.
+    """
+
+    def __init__(self, turns: Turns, watched: Watched, most: int) -> None:
         self._turns = turns
         self._watched = watched
+        self._most = most
         self._watches: defaultdict[UUID, set[ConversationWatch]] = defaultdict(set)
+        # Those that are just being opened included.
+        self._of_user: Counter[UUID] = Counter()
         self._looking: asyncio.Task[None] | None = None
         turns.on_change = self.wake
 
@@ -249,10 +256,27 @@ class Watches:
     async def open(
         self, caller: Caller, conversation_id: UUID, after_revision: int, reader: WatchReader
     ) -> ConversationWatch:
-        """Watch until `close`. Raises as `ConversationWatch.begin`."""
+        """Watch until `close`.
+
+        Raises:
+            NotFound, Unavailable: As `ConversationWatch.begin`.
+            ResourceExhausted: The user watches as much as one may.
+        """
+        if self._of_user[caller.user_id] >= self._most:
+            raise ResourceExhausted(
+                Reason.TOO_MANY_WATCHES,
+                f"The user watches {self._most} conversations on this server (CHATRPC_SERVER_MAX_WATCHES_PER_USER); "
+                "end another watch first.",
+                subject="user",
+            )
         watch = ConversationWatch(self._turns, self._watched, caller, conversation_id, reader)
-        # Whatever happens from here on wakes it, after the first look.
-        await watch.begin(after_revision)
+        self._of_user[caller.user_id] += 1
+        try:
+            # Whatever happens from here on wakes it, after the first look.
+            await watch.begin(after_revision)
+        except BaseException:
+            self._forget_one_of(caller.user_id)
+            raise
         self._watches[conversation_id].add(watch)
         watch.wake()
         if self._looking is None:
@@ -264,10 +288,16 @@ class Watches:
         watches.discard(watch)
         if not watches:
             del self._watches[watch.conversation_id]
+        self._forget_one_of(watch.user_id)
         await watch.close()
         if not self._watches and self._looking is not None:
             self._looking.cancel()
             self._looking = None
+
+    def _forget_one_of(self, user_id: UUID) -> None:
+        self._of_user[user_id] -= 1
+        if not self._of_user[user_id]:
+            del self._of_user[user_id]
 
     async def _look(self) -> None:
         """Wake the watches of what has changed, once a second, for as long as there are any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -149,6 +150,29 @@ async def test_the_conversation_of_somebody_else_does_not_exist(stage: Stage) ->
     conversation = await stage.conversation()
     for each, who in ((conversation, "mallory"), (new_id(), "alice")):
         assert told(await failure(Tab(stage, each, sub=who).call)).code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_user_watches_so_many_conversations_at_a_time(database: Database, issuer_keys: Path) -> None:
+    async with staged(database, issuer_keys, max_watches_per_user=2) as stage:
+        conversation = await stage.conversation()
+        # What was refused for another reason does not count.
+        assert told(await failure(Tab(stage, new_id()).call)).reason == "CONVERSATION_NOT_FOUND"
+        async with Tab(stage, conversation) as first, Tab(stage, conversation) as second:
+            await first.until_changed()
+            await second.until_changed()
+            error = told(await failure(Tab(stage, conversation).call))
+            assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES")
+            assert (error.quota, "CHATRPC_SERVER_MAX_WATCHES_PER_USER" in error.message) == ("user", True)
+            theirs = await stage.conversation(signed_in(sub="bob"))
+            async with Tab(stage, theirs, sub="bob") as other:
+                await other.until_changed()
+        # The server hears a little later that the two have gone.
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with Tab(stage, conversation) as again:
+                    with suppress(grpc.aio.AioRpcError):
+                        await again.until_changed()
+                        break
 
 
 async def test_a_watch_lives_as_every_stream_does(database: Database, issuer_keys: Path) -> None:

@@ -76,7 +76,7 @@ def ids_of(told: list[WatchEvent | ReplyEvent]) -> list[UUID]:
 
 @asynccontextmanager
 async def watching(process: Process, after_revision: int = 1, watched: type[Watched] = Watched) -> AsyncIterator[Tab]:
-    tab, watches = Tab(), Watches(process.turns, watched(process.database))
+    tab, watches = Tab(), Watches(process.turns, watched(process.database), 1)
     reader = WatchReader(tab.tell, tab.follow, lambda error: None)
     watch = await watches.open(process.caller, process.conversation_id, after_revision, reader)
     # It looks once more after it has begun.

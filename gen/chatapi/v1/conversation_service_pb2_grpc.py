@@ -218,7 +218,8 @@ class ConversationServiceServicer:
         message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
         in the same process and through a Redis, and within two seconds otherwise.
 
-        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+        Errors: NOT_FOUND, RESOURCE_EXHAUSTED (the user watches as much as the server's settings allow), UNAVAILABLE with
+        RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -113,7 +113,8 @@ class ConversationServiceStub:
     message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
     in the same process and through a Redis, and within two seconds otherwise.
 
-    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+    Errors: NOT_FOUND, RESOURCE_EXHAUSTED (the user watches as much as the server's settings allow), UNAVAILABLE with
+    RetryInfo.
     """
     GetContextReport: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]
     """Returns what the model was given for a past reply.
@@ -211,7 +212,8 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
     in the same process and through a Redis, and within two seconds otherwise.
 
-    Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+    Errors: NOT_FOUND, RESOURCE_EXHAUSTED (the user watches as much as the server's settings allow), UNAVAILABLE with
+    RetryInfo.
     """
     GetContextReport: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetContextReportRequest, _conversation_service_pb2.GetContextReportResponse]  # type: ignore[assignment]
     """Returns what the model was given for a past reply.
@@ -366,7 +368,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         message or by all its events, where the two share no Redis, or none that can be reached. What happens is told at once
         in the same process and through a Redis, and within two seconds otherwise.
 
-        Errors: NOT_FOUND, UNAVAILABLE with RetryInfo.
+        Errors: NOT_FOUND, RESOURCE_EXHAUSTED (the user watches as much as the server's settings allow), UNAVAILABLE with
+        RetryInfo.
         """
 
     @_abc_1.abstractmethod

@@ -212,6 +212,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     google.rpc.RetryInfo says when to come again.
     Sample: `{"reason": "TOO_MANY_FORKS", "metadata": {"subject": "user"}}`
     """
+    ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 46
+    """RESOURCE_EXHAUSTED. The user watches as many conversations at a time as one may; end another watch first.
+    Sample: `{"reason": "TOO_MANY_WATCHES", "metadata": {"subject": "user"}}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the `google.rpc.ErrorInfo` that each error carries is the name here
@@ -408,5 +412,9 @@ ERROR_REASON_TOO_MANY_FORKS: ErrorReason.ValueType  # 45
 """RESOURCE_EXHAUSTED. A fork of the user's is being made, or forks have copied as many messages of the user as they may;
 google.rpc.RetryInfo says when to come again.
 Sample: `{"reason": "TOO_MANY_FORKS", "metadata": {"subject": "user"}}`
+"""
+ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 46
+"""RESOURCE_EXHAUSTED. The user watches as many conversations at a time as one may; end another watch first.
+Sample: `{"reason": "TOO_MANY_WATCHES", "metadata": {"subject": "user"}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
