@@ -24,6 +24,7 @@ from chatrpc.domain import (
 from chatrpc.errors import ChatError, Unavailable
 from chatrpc.turns.admission import Slot
 from chatrpc.turns.generation import Generation, TurnParts
+from chatrpc.turns.in_vain import InVain
 from chatrpc.turns.lease import ProcessLease
 from chatrpc.turns.left_behind import LeftBehind
 from chatrpc.turns.locks import Locks
@@ -60,6 +61,7 @@ class Turns:
         self._locks = Locks()
         self._running = RunningReplies(parts, lease, logs, self._finished, self._ended)
         self._left = LeftBehind(parts, lease, logs, self._running, self._locks, self.changed)
+        self._in_vain = InVain()
         self._submissions = Submissions(parts.transcript, logs, self._running)
         lease.on_lapse = self.abandon
         lease.on_acquire = logs.join
@@ -106,10 +108,14 @@ class Turns:
     ) -> tuple[Accepted, ReplyReader]:
         pending: PendingQuery | None = None
         try:
-            if isinstance(asked, OutgoingMessage):
+            if isinstance(asked, OutgoingMessage) and caller.user_id not in self._in_vain:
                 pending = self._parts.assembler.embed_query(asked.parts)
-            return await self._accept(caller, asked, pending, slot)
-        except BaseException:
+            accepted, events = await self._accept(caller, asked, pending, slot)
+            self._in_vain.note(caller.user_id, vain=accepted.duplicate)
+            return accepted, events
+        except BaseException as error:
+            if isinstance(error, ChatError) and not isinstance(error, Unavailable):
+                self._in_vain.note(caller.user_id, vain=True)
             # Not where the sender is cancelled: the reply needs the embedding all the same.
             if pending is not None:
                 pending.cancel()

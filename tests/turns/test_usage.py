@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,11 +14,14 @@ import pytest
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import Claim, Transcript
-from chatrpc.domain import MessageState, Quota, Sampling, TurnSettings
+from chatrpc.domain import Accepted, MessageState, Quota, Sampling, TurnSettings
 from chatrpc.errors import Reason, ResourceExhausted, Unavailable
+from chatrpc.ports import Vectors
 from chatrpc.turns.events import Completed, ContextBuilt, Delta
+from chatrpc.turns.in_vain import MOST, InVain
 from tests.db.ledger import send
 from tests.db.test_transcript import new_conversation
+from tests.support.embedder import WordEmbedder
 from tests.support.provider import Answer, Fault, Provider
 from tests.turns.conftest import Process, running
 from tests.turns.test_several_processes import die, rest, take
@@ -249,6 +254,52 @@ async def test_a_turn_over_the_quota_asks_no_model(
     assert caught.value.reason is Reason.QUOTA_EXCEEDED
     assert provider.requests == []
     assert await entries(database, user_id) == []
+
+
+async def test_what_comes_to_nothing_is_embedded_once_and_then_no_more(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    embed, append = WordEmbedder.embed, Transcript.append
+
+    async def noted_embed(embedder: WordEmbedder, texts: Sequence[str]) -> Vectors:
+        steps.append("embed")
+        return await embed(embedder, texts)
+
+    async def noted_append(transcript: Transcript, *args: Any, **kwargs: Any) -> Accepted:
+        try:
+            return await append(transcript, *args, **kwargs)
+        finally:
+            steps.append("answer")
+
+    monkeypatch.setattr(WordEmbedder, "embed", noted_embed)
+    monkeypatch.setattr(Transcript, "append", noted_append)
+
+    async def done(times: int, key: str | None = None) -> list[str]:
+        steps.clear()
+        for _ in range(times):
+            with suppress(ResourceExhausted):
+                await process.said("Hi.", key)
+        return list(steps)
+
+    rich = process.caller
+    process.caller = replace(rich, quota=Quota(tokens=10))
+    assert await done(3) == ["embed", "answer", "answer", "answer"]
+    process.caller = rich
+    assert await done(2, "once") == ["answer", "embed", "embed", "answer"]
+    # The second was a resend, and so is this.
+    assert await done(1, "once") == ["answer"]
+    assert await done(1) == ["answer", "embed"]
+    assert await done(1) == ["embed", "answer"]
+
+
+def test_so_many_users_are_kept_in_mind() -> None:
+    in_vain, users = InVain(), [uuid4() for _ in range(MOST + 1)]
+    for user in (*users[:MOST], users[0], users[MOST]):
+        in_vain.note(user, vain=True)
+    assert [user in in_vain for user in (*users[:3], users[MOST])] == [True, False, True, True]
+    in_vain.note(users[0], vain=False)
+    assert users[0] not in in_vain
 
 
 async def test_a_whole_turn_costs_four_round_trips_with_its_ledger(
