@@ -16,8 +16,9 @@ class _Claim(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     window: QuotaWindow | None = None
-    tokens: int | None = Field(default=None, ge=0, lt=2**62)
-    turns: int | None = Field(default=None, ge=0, lt=2**62)
+    # Strictly, since `true` would be 1 otherwise.
+    tokens: int | None = Field(default=None, strict=True, ge=0, lt=2**62)
+    turns: int | None = Field(default=None, strict=True, ge=0, lt=2**62)
 
 
 def quota_of(settings: QuotaSettings, claims: Mapping[str, object]) -> Quota:

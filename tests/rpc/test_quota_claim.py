@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
 from chatrpc.domain import Quota, QuotaWindow
@@ -28,7 +31,17 @@ def test_a_claim_goes_over_the_settings(claims: dict[str, object], quota: Quota)
     assert quota_of(SETTINGS, claims) == quota
 
 
-@pytest.mark.parametrize("claim", ["", "[]", 1, True, [], {"tokens": 1.5}, {"tokens": 2**70}, {"window": ""}])
+@pytest.mark.parametrize("claim", ["", "[]", 1, True, [], {"window": ""}, {"window": True}, "null", "{"])
 def test_a_malformed_claim_is_refused_rather_than_ignored(claim: object) -> None:
     with pytest.raises(ValueError, match="its plan claim must be an object"):
         quota_of(SETTINGS, {"plan": claim})
+
+
+@pytest.mark.parametrize("name", ["tokens", "turns"])
+@pytest.mark.parametrize(
+    "limit", [True, False, 1.0, 1.5, 1e5, math.nan, math.inf, -1, 2**62, 2**70, "5", "", [], {}], ids=str
+)
+def test_a_limit_that_is_no_whole_number_is_refused(name: str, limit: object) -> None:
+    for claim in ({name: limit}, json.dumps({name: limit})):
+        with pytest.raises(ValueError, match="its plan claim must be an object"):
+            quota_of(SETTINGS, {"plan": claim})
