@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +37,15 @@ if settings.get_current_profile_name() == "default":
     settings.load_profile("here")
 # For hours, by `--hypothesis-profile=long`; tests that go by it say so.
 settings.register_profile("long", deadline=None, max_examples=3_000)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End at SIGTERM as at SIGINT: with all that was started for the tests taken down."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    config.add_cleanup(lambda: signal.signal(signal.SIGTERM, before))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Begun in the background of a script, whose shell has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
