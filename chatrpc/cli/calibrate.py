@@ -14,6 +14,7 @@ from chatrpc.context.calibration import SHARE, Calibration, Said
 from chatrpc.context.calibration import calibrate as measure
 from chatrpc.db.engine import open_database
 from chatrpc.db.vectors import VectorStore
+from chatrpc.domain import counted
 from chatrpc.errors import Unavailable
 from chatrpc.models.embedding import build_embedder
 from chatrpc.settings import DatabaseSettings, EmbedderSettings, load
@@ -57,9 +58,9 @@ async def _calibrate(
 
 
 def _report(model: str, files: int, measured: Calibration) -> str:
-    pairs = f"{len(measured.unrelated):,} unrelated", f"{len(measured.related):,} related pairs"
+    pairs = f"{len(measured.unrelated):,} unrelated", counted(len(measured.related), "related pair")
     lines = [
-        f"{model}: {measured.messages:,} different messages of {files:,} {'file' if files == 1 else 'files'}",
+        f"{model}: {counted(measured.messages, 'different message')} of {counted(files, 'file')}",
         f"{'cosine of':>12}{pairs[0]:>20}{pairs[1]:>22}",
     ]
     for share in _SHARES:

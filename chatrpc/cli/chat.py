@@ -31,6 +31,7 @@ from chatrpc.cli.context_text import context_text
 from chatrpc.cli.remote import Remote
 from chatrpc.cli.terminal import Lines, printable
 from chatrpc.client import CallError, ChatSession, StatusCode, Turn, text_message
+from chatrpc.domain import counted
 from chatrpc.errors import InvalidInput
 
 HELP = """\
@@ -201,7 +202,7 @@ class _Talk:
         found = await self._remote.conversation(conversation_id)
         self._conversation_id, self._reply_id = conversation_id, ""
         title = printable(found.title)
-        click.secho(f"[conversation {conversation_id}: {title}, {found.message_count:,} messages]", dim=True)
+        click.secho(f"[conversation {conversation_id}: {title}, {counted(found.message_count, 'message')}]", dim=True)
         for message in await self._remote.newest_messages(conversation_id, 1):
             if message.role == ROLE_ASSISTANT:
                 self._reply_id = message.id

@@ -10,6 +10,8 @@ from chatapi.v1 import context_report_pb2 as pb
 from chatapi.v1.message_pb2 import ROLE_USER
 from google.protobuf.duration_pb2 import Duration
 
+from chatrpc.domain import counted
+
 _QUOTE_CHARACTERS = 72
 
 _OUTCOMES = {
@@ -59,7 +61,7 @@ def age(moment: datetime, now: datetime) -> str:
     passed = now - moment
     for name, unit in _UNITS:
         if passed >= unit:
-            return f"{_count(passed // unit, name)} ago"
+            return f"{counted(passed // unit, name)} ago"
     return "just now"
 
 
@@ -80,10 +82,10 @@ def _summary(report: pb.ContextReport) -> str:
     if not report.HasField("summary"):
         return f"Summary: none{rebuilding}"
     summary = report.summary
-    facts = f" with {_count(summary.fact_count, 'fact')}" if summary.fact_count else ""
-    covered = _count(summary.message_count, "message")
+    facts = f" with {counted(summary.fact_count, 'fact')}" if summary.fact_count else ""
+    covered = counted(summary.message_count, "message")
     return (
-        f"Summary: version {summary.version}{facts} covers the first {covered}, {summary.tokens:,} tokens{rebuilding}"
+        f"Summary: version {summary.version}{facts} covers the first {covered}, {_tokens(summary.tokens)}{rebuilding}"
     )
 
 
@@ -93,14 +95,14 @@ def _verbatim(report: pb.ContextReport) -> str:
     yours = " with yours" if messages and messages[-1].message_id == report.query_message_id else ""
     numbers = [message.sequence for message in messages if message.sequence]
     tokens = sum(message.tokens for message in messages)
-    return f"Word for word: {_count(len(messages), 'message')}{yours}, number {_ranges(numbers)}, {tokens:,} tokens"
+    return f"Word for word: {counted(len(messages), 'message')}{yours}, number {_ranges(numbers)}, {_tokens(tokens)}"
 
 
 def _retrieved(report: pb.ContextReport, now: datetime) -> Iterator[str]:
     if not report.retrieved:
         yield f"Retrieved: none; {_OUTCOMES.get(report.retrieval, 'the search found nothing')}"
         return
-    yield f"Retrieved: {_count(len(report.retrieved), 'passage')}"
+    yield f"Retrieved: {counted(len(report.retrieved), 'passage')}"
     documents = 0
     for hit in report.retrieved:
         cited = hit.HasField("citation")
@@ -109,7 +111,7 @@ def _retrieved(report: pb.ContextReport, now: datetime) -> Iterator[str]:
         yield f"  {f'[{documents}] ' if cited else ''}{_quote(hit.text)}"
         said = hit.create_time.ToDatetime(tzinfo=UTC)
         source = _document(hit.citation) if cited else _speaker(hit, report.conversation_id)
-        yield f"    {source}, {age(said, now)} ({said:%Y-%m-%d %H:%M} UTC), {hit.tokens:,} tokens"
+        yield f"    {source}, {age(said, now)} ({said:%Y-%m-%d %H:%M} UTC), {_tokens(hit.tokens)}"
         yield f"    {_ranking(hit)}"
 
 
@@ -140,7 +142,7 @@ def _dropped(dropped: Sequence[pb.DroppedMessage], listed: int | None) -> Iterat
     if not dropped:
         yield "Left out: nothing"
         return
-    yield f"Left out, or not whole: {_count(len(dropped), 'item')}"
+    yield f"Left out, or not whole: {counted(len(dropped), 'item')}"
     by_reason: defaultdict[pb.DropReason.ValueType, list[pb.DroppedMessage]] = defaultdict(list)
     for each in dropped:
         by_reason[each.reason].append(each)
@@ -149,11 +151,11 @@ def _dropped(dropped: Sequence[pb.DroppedMessage], listed: int | None) -> Iterat
         names = ", ".join(_document(item.citation) if item.HasField("citation") else item.message_id for item in shown)
         more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
         tokens = sum(item.tokens for item in items)
-        yield f"  {_REASONS.get(reason, 'for a reason unknown here')}, {tokens:,} tokens: {names}{more}"
+        yield f"  {_REASONS.get(reason, 'for a reason unknown here')}, {_tokens(tokens)}: {names}{more}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _tokens(number: int) -> str:
+    return counted(number, "token")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ from chatapi.v1.knowledge_service_pb2 import (
 from chatrpc.cli.access import Access, needs_access
 from chatrpc.cli.terminal import printable
 from chatrpc.client import CallError, ChatClient, StatusCode
+from chatrpc.domain import counted
 
 # Files whose type no system table is sure to know.
 _MARKDOWN = (".md", ".markdown")
@@ -72,7 +73,7 @@ def add(
 
     access.run(ingest())
     if failed:
-        raise click.ClickException(f"{len(failed)} of {len(files)} documents could not be ingested.")
+        raise click.ClickException(f"{len(failed)} of {counted(len(files), 'document')} could not be ingested.")
 
 
 @documents.command("list")
@@ -111,8 +112,8 @@ def delete(access: Access, document_ids: tuple[str, ...]) -> None:
                     client.knowledge.DeleteDocument, DeleteDocumentRequest(document_id=document_id)
                 )
                 click.echo(
-                    f"{document_id}: removed {receipt.chunks:,} chunks, {receipt.vectors:,} vectors, "
-                    f"{receipt.uploaded_bytes:,} uploaded bytes"
+                    f"{document_id}: removed {counted(receipt.chunks, 'chunk')}, "
+                    f"{counted(receipt.vectors, 'vector')}, {counted(receipt.uploaded_bytes, 'uploaded byte')}"
                 )
 
     access.run(remove())
@@ -188,7 +189,8 @@ def _media_type(file: Path) -> str:
 
 def _line(document: Document) -> str:
     shared = " (shared)" if document.shared else ""
-    return f"{document.id}  {document.title or '(untitled)'}{shared}  {document.size:,} bytes  {progress(document)}"
+    title, size = document.title or "(untitled)", counted(document.size, "byte")
+    return f"{document.id}  {title}{shared}  {size}  {progress(document)}"
 
 
 def progress(document: Document) -> str:
@@ -197,7 +199,7 @@ def progress(document: Document) -> str:
     if document.error_reason:
         return f"{state}: {_PROBLEMS.get(document.error_reason, document.error_reason)}"
     if document.chunk_count:
-        return f"{state} {document.embedded_chunk_count:,}/{document.chunk_count:,} chunks"
+        return f"{state} {document.embedded_chunk_count:,}/{counted(document.chunk_count, 'chunk')}"
     return state
 
 

@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToJson
 
 from chatrpc.cli.access import Access, needs_access
 from chatrpc.cli.terminal import printable
+from chatrpc.domain import counted
 
 
 @click.command()
@@ -43,13 +44,16 @@ def _text(answer: GetUsageResponse) -> str:
 
 def _quota(quota: QuotaStatus) -> str:
     window = QuotaWindow.Name(quota.window).removeprefix("QUOTA_WINDOW_").lower()
-    tokens = f" of {quota.token_limit:,}" if quota.HasField("token_limit") else ""
-    turns = f" of {quota.turn_limit:,}" if quota.HasField("turn_limit") else ""
+    tokens = _used(quota.used_tokens, quota.token_limit if quota.HasField("token_limit") else None, "token", "tokens")
+    turns = _used(quota.used_turns, quota.turn_limit if quota.HasField("turn_limit") else None, "reply", "replies")
     return (
         f"This {window}, until {quota.reset_time.ToDatetime():%Y-%m-%d %H:%M} UTC: "
-        f"{quota.used_tokens:,}{tokens} tokens and {quota.used_turns:,}{turns} replies; "
-        f"{quota.reserved_tokens:,} tokens reserved for {quota.running_turns:,} running."
+        f"{tokens} and {turns}; {counted(quota.reserved_tokens, 'token')} reserved for {quota.running_turns:,} running."
     )
+
+
+def _used(number: int, limit: int | None, one: str, many: str) -> str:
+    return counted(number, one, many) if limit is None else f"{number:,} of {counted(limit, one, many)}"
 
 
 def _day(day: DailyUsage) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from chatrpc.domain import Quota
+from chatrpc.domain import Quota, counted
 from chatrpc.errors import Reason, ResourceExhausted
 
 
@@ -28,7 +28,8 @@ def over_quota(quota: Quota, found: Mapping[str, float]) -> ResourceExhausted:
     else:
         assert quota.turns is not None  # There is no other limit.
         metric, limit, used, reserved = "turns", quota.turns, found["turns"], found["running_turns"]
-        sentence = f"The user may have {limit} replies a {quota.window}; {used} are finished and {reserved} running"
+        replies = counted(limit, "reply", "replies")
+        sentence = f"The user may have {replies} a {quota.window}; finished: {used}, running: {reserved}"
     sentences = f"{sentence}."
     if retry_after is not None:
         renewed = datetime.now(UTC) + timedelta(seconds=retry_after)

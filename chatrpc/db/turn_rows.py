@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chatrpc.db.codec import MESSAGE_COLUMNS, message_of, path_of, settings_from_json
-from chatrpc.domain import Accepted, ConversationMemory, MessageState
+from chatrpc.domain import Accepted, ConversationMemory, MessageState, counted
 from chatrpc.errors import (
     AlreadyExists,
     ChatError,
@@ -84,14 +84,15 @@ def refusal(outcome: str, conversation_id: UUID, message_id: UUID | None, key: s
         case "queue_full":
             return ResourceExhausted(
                 Reason.TOO_MANY_TURNS,
-                f"{limits.queue} messages wait in the conversation already; wait for a reply to finish.",
+                f"At most {counted(limits.queue, 'message')} may wait in the conversation; wait for a reply to finish.",
                 subject="conversation",
                 retry_after=1.0,
             )
         case "too_many":
+            unfinished = counted(limits.pending, "unfinished reply", "unfinished replies")
             return ResourceExhausted(
                 Reason.TOO_MANY_TURNS,
-                f"The user has {limits.pending} unfinished replies already; wait for one to finish.",
+                f"The user has {unfinished} already; wait for one to finish.",
                 subject="user",
                 retry_after=1.0,
             )

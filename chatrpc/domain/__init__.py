@@ -62,6 +62,7 @@ from chatrpc.domain.usage import (
     UsageKind,
     WindowUsage,
 )
+from chatrpc.domain.wording import counted
 
 __all__ = [
     "NOTHING_RESERVED",
@@ -118,6 +119,7 @@ __all__ = [
     "UsageKind",
     "VerbatimRef",
     "WindowUsage",
+    "counted",
     "text_of",
     "texts_of",
 ]

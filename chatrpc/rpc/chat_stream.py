@@ -23,6 +23,7 @@ from chatapi.v1.chat_service_pb2 import (
     TurnRejected,
 )
 
+from chatrpc.domain import counted
 from chatrpc.errors import Reason, ResourceExhausted
 from chatrpc.rpc.call import Call
 from chatrpc.rpc.convert import outgoing_from_proto, regeneration_from_proto
@@ -125,7 +126,7 @@ class ChatStream:
         if self._open_turns >= self._policy.max_turns:
             raise ResourceExhausted(
                 Reason.TOO_MANY_TURNS,
-                f"This stream runs {self._policy.max_turns} turns already; wait for one to finish.",
+                f"This stream runs {counted(self._policy.max_turns, 'turn')} already; wait for one to finish.",
                 subject="stream",
             )
         self._open_turns += 1

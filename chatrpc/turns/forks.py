@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from chatrpc.db.branches import Branches
-from chatrpc.domain import Caller, Conversation
+from chatrpc.domain import Caller, Conversation, counted
 from chatrpc.errors import Reason, ResourceExhausted
 from chatrpc.turns.service import Turns
 
@@ -76,8 +76,8 @@ class Forks:
         if wait > 0:
             raise ResourceExhausted(
                 Reason.TOO_MANY_FORKS,
-                f"Forks may copy {self._most} messages of a user an hour (CHATRPC_SERVER_MAX_FORKED_MESSAGES); they "
-                "have been copied.",
+                f"Forks may copy {counted(self._most, 'message')} of a user an hour "
+                "(CHATRPC_SERVER_MAX_FORKED_MESSAGES); as many have been copied.",
                 subject="user",
                 retry_after=wait,
             )

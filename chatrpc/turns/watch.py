@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from chatrpc.db.watched import Watched, WatchedState
-from chatrpc.domain import Caller, Conversation, Message
+from chatrpc.domain import Caller, Conversation, Message, counted
 from chatrpc.errors import ChatError, NotFound, Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.reply_log import ReplyReader
 from chatrpc.turns.service import Turns
@@ -265,8 +265,8 @@ class Watches:
         if self._of_user[caller.user_id] >= self._most:
             raise ResourceExhausted(
                 Reason.TOO_MANY_WATCHES,
-                f"The user watches {self._most} conversations on this server (CHATRPC_SERVER_MAX_WATCHES_PER_USER); "
-                "end another watch first.",
+                f"The user watches {counted(self._most, 'conversation')} on this server "
+                "(CHATRPC_SERVER_MAX_WATCHES_PER_USER); end another watch first.",
                 subject="user",
             )
         watch = ConversationWatch(self._turns, self._watched, caller, conversation_id, reader)

@@ -19,7 +19,7 @@ async def test_usage_is_told_by_day(stage: Stage) -> None:
     await said(stage, await stage.conversation(), "hello")
     code, shown = await told(stage)
     assert code == 0
-    assert "15 tokens and 1 replies; 0 tokens reserved for 0 running." in shown
+    assert "15 tokens and 1 reply; 0 tokens reserved for 0 running." in shown
     assert "1 x staged: 10 prompt, 5 completion, " in shown
 
 

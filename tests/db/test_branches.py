@@ -99,9 +99,9 @@ async def test_a_regeneration_keeps_the_limits_and_policies_of_a_send(database: 
     turn = await append(database, user_id, await new_conversation(database, user_id), "a")
     with pytest.raises(Conflict):
         await regenerate(database, user_id, turn, busy_policy=BusyPolicy.REJECT)
-    with pytest.raises(ResourceExhausted, match="0 messages wait"):
+    with pytest.raises(ResourceExhausted, match="At most 0 messages may wait"):
         await regenerate(database, user_id, turn, limits=TurnLimits(0, 100))
-    with pytest.raises(ResourceExhausted, match="1 unfinished replies"):
+    with pytest.raises(ResourceExhausted, match="1 unfinished reply already"):
         await regenerate(database, user_id, turn, limits=TurnLimits(100, 1))
     assert (await regenerate(database, user_id, turn)).queued
 

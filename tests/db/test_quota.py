@@ -41,7 +41,7 @@ async def test_racing_sends_never_begin_more_turns_than_the_quota(database: Data
     assert len(turns) == 7
     for turn in turns:
         await finish(Transcript(database), user_id, turn, "Hi.")
-    with pytest.raises(ResourceExhausted, match="7 replies a day; 7 are finished and 0 running"):
+    with pytest.raises(ResourceExhausted, match="7 replies a day; finished: 7, running: 0"):
         await send(database, user_id, conversations[0], Quota(turns=7))
     assert (await window(database, user_id)).turns == 7
 

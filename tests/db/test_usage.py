@@ -139,7 +139,7 @@ async def test_a_turn_that_is_deleted_or_erased_while_it_runs_is_booked_and_coun
         message_id = turn.message.id if what == "message" else turn.reply.id
         await conversations.erase_message(user_id, message_id, include_reply=False)
     other = await new_conversation(database, user_id)
-    with pytest.raises(ResourceExhausted, match="1 replies a day; 1 are finished and 0 running"):
+    with pytest.raises(ResourceExhausted, match="1 reply a day; finished: 1, running: 0"):
         await send(database, user_id, other, Quota(turns=1))
     if alive:
         # Its process tells as soon as it has found out.

@@ -68,7 +68,7 @@ def test_documents_are_added_listed_searched_and_deleted_in_the_terminal(
     report = tmp_path / "report.pdf"
     report.write_bytes(pdf_of(["Yearly report\nThe harvest of apples doubled."], title="Report"))
     added = documents(dev, token, "add", str(manual), str(report))
-    assert added.count("ready 1/1 chunks") == 1
+    assert added.count("ready 1/1 chunk\n") == 1
     assert "ready 2/2 chunks" in added
     assert "(was there already)" in documents(dev, token, "add", str(manual))
     listed = documents(dev, token, "list").splitlines()
@@ -87,7 +87,7 @@ def test_documents_are_added_listed_searched_and_deleted_in_the_terminal(
 def test_the_terminal_says_why_a_document_could_not_be_ingested(dev: Dev, token: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(b"%PDF-1.7 no more")
-    assert "1 of 1 documents could not be ingested" in documents(dev, token, "add", str(broken), code=1)
+    assert "1 of 1 document could not be ingested" in documents(dev, token, "add", str(broken), code=1)
     assert "it is damaged, encrypted, or not what" in documents(dev, token, "list")
     archive = tmp_path / "archive.zip"
     archive.write_bytes(b"PK")
