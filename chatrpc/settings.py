@@ -370,7 +370,7 @@ class ServerSettings(_Section):
         default=100, ge=1, le=100_000, description="Conversations that one user watches on each server at a time."
     )
     target_delay_ms: int = Field(
-        default=100,
+        default=50,
         ge=0,
         le=1_000,
         description="Milliseconds that a new turn waits to be begun at most. If one would wait longer, the server is "

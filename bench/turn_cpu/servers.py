@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.child import Answers, cpu_seconds, obey, tell_cpu
 from bench.turn_cpu.pace import paced
-from chatrpc.cli.runtime import configure_logs
+from chatrpc.cli.runtime import configure_logs, run
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import open_database
 from chatrpc.db.migrate import upgrade
@@ -229,7 +229,7 @@ def main() -> None:
     if kind == "bare":
         uvloop.run(serve_bare(int(tokens), float(rate)))
     else:
-        uvloop.run(serve_chatrpc(int(tokens), float(rate), *map(int, target_delay_ms)))
+        run(serve_chatrpc(int(tokens), float(rate), *map(int, target_delay_ms)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Coroutine
@@ -13,7 +14,12 @@ from chatrpc.settings import LogSettings
 
 
 def run(work: Coroutine[None, None, None]) -> None:
-    """Run a command on uvloop."""
+    """Run a command on uvloop.
+
+    What the imports have made stays for as long as the process. Without the freeze, every full garbage collection looks
+    through all of it, and stops the loop for a tenth of a second.
+    """
+    gc.freeze()
     uvloop.run(work)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from chatrpc.db.engine import Database
 from chatrpc.domain import Page
 from chatrpc.errors import NotFound, Reason, Unavailable
 from chatrpc.turns.admission import COME_BACK, LEAST, STRETCH, Admission, Slot
-from chatrpc.turns.busyness import runnable_seconds
+from chatrpc.turns.busyness import TimeBudget, runnable_seconds
 from chatrpc.turns.events import Completed
 from tests.support.provider import Answer, Fault, Provider
 from tests.turns.conftest import running
@@ -32,11 +33,15 @@ class Thread:
     """A thread that is as busy as a test likes."""
 
     def __init__(self, share: float = 0.0) -> None:
-        self.share = share
-        self._began = time.monotonic()
+        self._share = share
+        self._since = time.monotonic()
+        self._runnable = 0.0
+
+    def becomes(self, share: float) -> None:
+        self._runnable, self._since, self._share = self(), time.monotonic(), share
 
     def __call__(self) -> float:
-        return (time.monotonic() - self._began) * self.share
+        return self._runnable + (time.monotonic() - self._since) * self._share
 
 
 async def entered(admission: Admission, number: int) -> list[Slot]:
@@ -108,44 +113,70 @@ async def test_those_who_are_refused_do_not_come_back_together() -> None:
     assert len({error.retry_after for error in refused if isinstance(error, Unavailable)}) > 10
 
 
-async def test_once_overloaded_nobody_waits_and_a_free_slot_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_once_overloaded_nobody_waits_and_room_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatrpc.turns.admission.CALM", PATIENCE)
-    admission = Admission(TARGET, 1, Thread(1.0))
+    thread = Thread(1.0)
+    admission = Admission(TARGET, 1, thread)
     [slot] = await overload(admission)
     assert admission.refuses()
     refused = asyncio.create_task(admission.enter())
     await asyncio.sleep(0)
     assert isinstance(refused.exception(), Unavailable)
+    thread.becomes(0.0)
     slot.leave()
-    assert not admission.refuses()
+    async with asyncio.timeout(PATIENCE):
+        while admission.refuses():
+            await asyncio.sleep(0.001)
     taken = asyncio.create_task(admission.enter())
     await asyncio.sleep(0)
     taken.result().leave()
 
 
+async def test_while_the_loop_is_overdrawn_no_turn_is_begun_though_slots_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chatrpc.turns.admission.TRICKLE", math.inf)
+    admission = Admission(TARGET, 8, Thread(1.0))
+    for slot in await overload(admission):
+        slot.leave()
+    with pytest.raises(Unavailable):
+        await admission.enter()
+
+
+async def test_now_and_then_a_turn_is_begun_however_busy_the_loop_is() -> None:
+    admission = Admission(TARGET, 8, Thread(1.0))
+    for _ in range(3):
+        for slot in await overload(admission):
+            slot.leave()
+        (await until_admitted(admission.enter)).leave()
+
+
 async def test_a_resend_is_never_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatrpc.turns.admission.CALM", PATIENCE)
-    admission = Admission(TARGET, 1, Thread(1.0))
-    [slot] = await overload(admission)
+    admission = Admission(TARGET, 1, Thread())
+    slots = await overload(admission)
     again = await admission.enter(always=True)
     # It counts all the same: the slot that it holds is nobody else's.
-    slot.leave()
+    slots.pop().leave()
     assert admission.refuses()
     again.leave()
     assert not admission.refuses()
 
 
-async def test_a_busy_loop_takes_slots_away_down_to_two_and_an_idle_one_gives_them_back() -> None:
+async def test_an_overdrawn_loop_takes_slots_away_down_to_two_and_an_idle_one_gives_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     thread = Thread(1.0)
     admission = Admission(TARGET, 8, thread)
+    monkeypatch.setattr("chatrpc.turns.admission.DECREASE", 0.0)
+    monkeypatch.setattr("chatrpc.turns.admission.INCREASE", 0.0)
     for slot in await overload(admission):
         slot.leave()
-    async with asyncio.timeout(PATIENCE):
-        while len(slots := await overload(admission)) > LEAST:
-            for slot in slots:
-                slot.leave()
-    assert len(slots) == LEAST
-    thread.share = 0.0
+    thread.becomes(0.0)
+    slots = [await until_admitted(admission.enter) for _ in range(LEAST)]
+    with pytest.raises(Unavailable):
+        await admission.enter()
+    monkeypatch.setattr("chatrpc.turns.admission.INCREASE", 12.0)
     while len(slots) < 8:
         slots.append(await until_admitted(admission.enter))
 
@@ -206,6 +237,33 @@ async def test_no_more_slots_are_held_than_there_are(steps: list[str], slots: in
         slot.leave()
     while tasks:
         (await asyncio.wait_for(tasks.pop(0), PATIENCE)).leave()
+
+
+async def test_who_waits_behind_somebody_who_has_left_is_refused_at_a_time_of_his_own() -> None:
+    admission = Admission(10 * TARGET, 1, Thread(1.0))
+    await entered(admission, 1)
+    gone = asyncio.create_task(admission.enter())
+    await asyncio.sleep(5 * TARGET)
+    gone.cancel()
+    came = time.monotonic()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(admission.enter(), PATIENCE)
+    assert time.monotonic() - came > 9 * TARGET
+
+
+@given(st.lists(st.tuples(st.floats(0.002, 1.0), st.floats(0.0, 1.0)), max_size=50))
+def test_a_budget_is_overdrawn_by_what_is_used_beyond_the_share_and_what_was_saved_up(
+    spans: list[tuple[float, float]],
+) -> None:
+    used = now = 0.0
+    budget = TimeBudget(0.5, 0.1, 0.2, lambda: used)
+    assert not budget.overdrawn(now)
+    balance = 0.1
+    for seconds, share in spans:
+        now, used = now + seconds, used + seconds * share
+        balance = max(-0.2, min(0.1, balance + (0.5 - share) * seconds))
+        if abs(balance) > 1e-9:
+            assert budget.overdrawn(now) is (balance < 0)
 
 
 def test_a_thread_at_work_is_busy_and_one_that_sleeps_is_not() -> None:
