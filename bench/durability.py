@@ -42,8 +42,9 @@ from chatrpc.db.transcript import Transcript
 from chatrpc.db.vectors import VectorStore
 from chatrpc.dev.postgres import run_postgres
 from chatrpc.domain import Caller, OutgoingMessage, Quota, TextPart, TurnSettings
+from chatrpc.memory import Memory, MemorySettings
 from chatrpc.models.profiles import load_profiles
-from chatrpc.server import Memory, MemorySettings, open_reply_logs
+from chatrpc.server import open_reply_logs
 from chatrpc.settings import (
     AuthSettings,
     ContextSettings,

@@ -15,7 +15,8 @@ from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
 from chatrpc.db.engine import Database
 from chatrpc.db.vectors import VectorStore
-from chatrpc.server import MemorySettings, Settings, open_memory, run_server
+from chatrpc.memory import MemorySettings, open_memory
+from chatrpc.server import Settings, run_server
 from chatrpc.settings import (
     AuthSettings,
     ContextSettings,

@@ -32,6 +32,7 @@ from chatrpc.db.vectors import VectorStore
 from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
 from chatrpc.dev.postgres import run_postgres
 from chatrpc.domain import FinishReason, Usage
+from chatrpc.memory import Memory, MemorySettings
 from chatrpc.models.profiles import load_profiles
 from chatrpc.ports import EmbeddingSpace, ModelEvent, ModelFinished, ModelRequest, TextDelta
 from chatrpc.rpc.drain import Drain
@@ -39,7 +40,6 @@ from chatrpc.rpc.grpc_server import add_services, bind, new_grpc_server
 from chatrpc.rpc.health import Health
 from chatrpc.rpc.identity import TokenVerifier
 from chatrpc.rpc.jwks import KeySet
-from chatrpc.server import Memory, MemorySettings
 from chatrpc.settings import (
     AuthSettings,
     ContextSettings,

@@ -18,7 +18,8 @@ from chatrpc.dev.postgres import run_postgres
 from chatrpc.dev.ready import Ready
 from chatrpc.dev.stack import DataDirectory, step, stopped_by_signals, until_one_ends
 from chatrpc.edge import run_envoy
-from chatrpc.server import MemorySettings, Settings, run_server
+from chatrpc.memory import MemorySettings
+from chatrpc.server import Settings, run_server
 from chatrpc.settings import (
     AuthSettings,
     ContextSettings,

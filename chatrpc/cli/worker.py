@@ -6,7 +6,7 @@ import click
 
 from chatrpc.cli.runtime import configure_logs, run
 from chatrpc.dev.stack import stopped_by_signals
-from chatrpc.server import MemorySettings, open_memory
+from chatrpc.memory import MemorySettings, open_memory
 from chatrpc.settings import LogSettings, load
 
 

@@ -17,7 +17,8 @@ from grpc_status import rpc_status
 from chatrpc.db.migrate import upgrade
 from chatrpc.dev.issuer import AUDIENCE, ISSUER, LocalIssuer
 from chatrpc.dev.postgres import run_postgres
-from chatrpc.server import MemorySettings, Settings, run_server
+from chatrpc.memory import MemorySettings
+from chatrpc.server import Settings, run_server
 from chatrpc.settings import (
     AuthSettings,
     ContextSettings,
