@@ -19,11 +19,12 @@ from chatrpc.errors import ChatError, OutOfRange, Reason
 from chatrpc.settings import RedisSettings
 from chatrpc.streams import streams as streams_module
 from chatrpc.streams.streams import StreamsAway, open_streams
-from chatrpc.turns import shared_logs
+from chatrpc.turns import mirrors
 from chatrpc.turns.events import Completed, Delta, ReplyEvent, Restarted
 from chatrpc.turns.reply_log import ReplyLog
 from chatrpc.turns.reply_logs import LocalReplyLogs, ReplyLogs
 from chatrpc.turns.shared_logs import SharedReplyLogs, share_reply_logs
+from chatrpc.turns.written_logs import LIFE, LIFE_AFTER
 from tests.support.redis_server import RedisServer
 
 PATIENCE = 20.0
@@ -232,7 +233,7 @@ async def test_while_redis_is_away_local_readers_go_on_and_remote_ones_are_told_
     assert len(await read_some(local, 5_001)) == 5_001
     assert isinstance(pair.writer, SharedReplyLogs)
     async with asyncio.timeout(PATIENCE):
-        while over in {outgoing.log for outgoing in pair.writer._unsent}:
+        while over in {outgoing.log for outgoing in pair.writer.written._unsent}:
             await asyncio.sleep(0.01)
     await redis.start()
     async with asyncio.timeout(PATIENCE):
@@ -306,7 +307,7 @@ async def test_who_knows_of_a_later_attempt_is_not_told_the_one_before(pair: Pro
 async def test_a_writer_that_dies_after_the_commit_leaves_no_reader_waiting(
     pair: Processes, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_logs, "CHECK", 0.2)
+    monkeypatch.setattr(mirrors, "CHECK", 0.2)
     async with AsyncExitStack() as stack:
         reader = await shared(stack, redis.url, pair.database)
         log = pair.writer.begin(USER, uuid4(), 1)
@@ -314,18 +315,18 @@ async def test_a_writer_that_dies_after_the_commit_leaves_no_reader_waiting(
         reading = asyncio.create_task(read(await found(reader, log.reply_id)))
         assert isinstance(pair.writer, SharedReplyLogs)
         await asyncio.wait_for(pair.writer.flush(), PATIENCE)
-        log.forget(pair.writer._own[log.reply_id])
+        log.forget(pair.writer.written._own[log.reply_id])
         pair.end(log, "one")
-        pair.writer._unsent.clear()
+        pair.writer.written._unsent.clear()
         assert await reading == log.events
         # Nobody reads it any more, so it is given up.
-        assert not reader._mirrors
+        assert not reader.mirrors
 
 
 async def test_a_mirror_that_nobody_reads_is_given_up(
     pair: Processes, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_logs, "CHECK", 0.2)
+    monkeypatch.setattr(mirrors, "CHECK", 0.2)
     async with AsyncExitStack() as stack:
         reader = await shared(stack, redis.url, pair.database)
         log = pair.writer.begin(USER, uuid4(), 1)
@@ -335,7 +336,7 @@ async def test_a_mirror_that_nobody_reads_is_given_up(
         await events.aclose()
         late = await found(reader, log.reply_id)
         async with asyncio.timeout(PATIENCE):
-            while reader._mirrors:
+            while reader.mirrors:
                 await asyncio.sleep(0.01)
             # Whoever had found it before is told to come again.
             with pytest.raises(ChatError) as told:
@@ -355,10 +356,10 @@ async def test_what_redis_keeps_expires(pair: Processes, redis: RedisServer) -> 
     await asyncio.wait_for(pair.writer.flush(), PATIENCE)
     key = f"chatrpc:reply:{log.reply_id}"
     async with redis.client() as client:
-        assert 0 < await client.pttl(key) <= shared_logs.LIFE * 1000
+        assert 0 < await client.pttl(key) <= LIFE * 1000
         pair.end(log, "one")
         await asyncio.wait_for(pair.writer.flush(), PATIENCE)
-        assert 0 < await client.pttl(key) <= shared_logs.LIFE_AFTER * 1000
+        assert 0 < await client.pttl(key) <= LIFE_AFTER * 1000
         await pair.writer.forget(log.reply_id)
         assert not await client.exists(key)
 

@@ -32,7 +32,7 @@ from chatrpc.errors import AlreadyExists, Conflict, ResourceExhausted, Unavailab
 from chatrpc.models.chat import build_chat_model
 from chatrpc.ports import ChatModel
 from chatrpc.streams import streams
-from chatrpc.turns import checkpoints, service, shared_logs
+from chatrpc.turns import checkpoints, mirrors, service, shared_logs, written_logs
 from chatrpc.turns.events import Completed, Failed, ReplyEvent, Restarted
 from tests.support.answers import default_answer
 from tests.support.provider import Answer, Fault, Provider
@@ -304,7 +304,8 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "PREDECESSOR_POLL", MOMENT)
     monkeypatch.setattr(checkpoints, "INTERVAL", MOMENT)
     monkeypatch.setattr(shared_logs, "PAUSE", MOMENT)
-    monkeypatch.setattr(shared_logs, "CHECK", 5 * MOMENT)
+    monkeypatch.setattr(written_logs, "PAUSE", MOMENT)
+    monkeypatch.setattr(mirrors, "CHECK", 5 * MOMENT)
     monkeypatch.setattr(streams, "PAUSE", MOMENT)
 
 

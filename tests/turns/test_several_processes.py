@@ -27,6 +27,7 @@ from chatrpc.domain import (
 from chatrpc.errors import Conflict, FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from chatrpc.turns.events import Completed, ContextBuilt, Delta, Failed, ReplyEvent, Restarted, ToolCall, ToolResult
 from chatrpc.turns.rounds import RoundLimits
+from chatrpc.turns.shared_logs import SharedReplyLogs
 from tests.support.provider import Answer, Fault, Provider
 from tests.support.redis_server import RedisServer
 from tests.turns.conftest import Process, running
@@ -66,8 +67,10 @@ async def die(process: Process) -> None:
 
 
 async def stop_telling(process: Process) -> None:
-    process.turns._logs.begin = None
-    process.turns._logs._streams = None
+    logs = process.turns._logs
+    logs.begin = None
+    if isinstance(logs, SharedReplyLogs):
+        logs._streams = logs.written._streams = logs.mirrors._streams = None
     ending = list(process.turns._running._tasks)
     for task in ending:
         task.cancel()
