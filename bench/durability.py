@@ -110,7 +110,7 @@ async def measure(url: str, redis_url: str | None, tokens: int, rate: float) -> 
         lease = await stack.enter_async_context(process_lease(Processes(others)))
         embedder, model = ConstantEmbedder(), ScriptedModel(tokens, rate)
         space_id = await VectorStore(others).register_space(embedder.space)
-        memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder)
+        memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder, embedder)
         auth = AuthSettings(issuer="issuer", jwks_file="none")
         parts = TurnParts(Transcript(database), memory.assembler(settings, auth), model, 0.04, lambda: None)
         stored = StoredReplies(parts.transcript, Reports(database))

@@ -30,7 +30,7 @@ from chatrpc.knowledge.library import Library
 from chatrpc.knowledge.parser import Parser
 from chatrpc.knowledge.search import DocumentSearch
 from chatrpc.models.chat import build_chat_model
-from chatrpc.models.embedding import build_embedder, bulk_embedder
+from chatrpc.models.embedding import build_embedder, bulk_embedder, query_embedder
 from chatrpc.models.embedding.calibrated import CalibratedEmbedder
 from chatrpc.models.profiles import ModelProfiles, load_profiles
 from chatrpc.models.summary import build_summarizer
@@ -77,6 +77,7 @@ class Memory:
 
     Attributes:
         bulk_embedder: The embedder for work that has time, which lets queries pass.
+        query_embedder: The embedder for what is searched for.
     """
 
     database: Database
@@ -85,6 +86,7 @@ class Memory:
     space_id: int
     profiles: ModelProfiles
     bulk_embedder: Embedder
+    query_embedder: Embedder
 
     def worker(self, settings: MemorySettings) -> MemoryWorker:
         return MemoryWorker(
@@ -129,12 +131,12 @@ class Memory:
         )
 
     def document_search(self, auth: AuthSettings) -> DocumentSearch:
-        return DocumentSearch(Recall(self.database), self.embedder, self.space_id, shared_id_of(auth.issuer))
+        return DocumentSearch(Recall(self.database), self.query_embedder, self.space_id, shared_id_of(auth.issuer))
 
     def assembler(self, settings: MemorySettings, auth: AuthSettings) -> ContextAssembler:
         return ContextAssembler(
             Recall(self.database),
-            self.embedder,
+            self.query_embedder,
             self.space_id,
             settings.context,
             self.profiles,
@@ -158,9 +160,10 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
     ):
         space_id, floor = await _once_reachable(settings.database, database, built)
         embedder: Embedder = built
+        queries = query_embedder(built)
         if floor is not None and settings.embedder.floor is None:
-            embedder = CalibratedEmbedder(built, floor)
-        yield Memory(database, embedder, chat_model, space_id, profiles, bulk_embedder(built))
+            embedder, queries = CalibratedEmbedder(built, floor), CalibratedEmbedder(queries, floor)
+        yield Memory(database, embedder, chat_model, space_id, profiles, bulk_embedder(built), queries)
 
 
 async def _once_reachable(

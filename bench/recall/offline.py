@@ -14,6 +14,7 @@ from chatrpc.context.retrieval.lexicon import terms
 from chatrpc.db.search import Container, Passage, Pool, Source, Tier
 from chatrpc.db.terms import MOST_FREQUENT
 from chatrpc.domain import Role
+from chatrpc.models.embedding import query_embedder
 from chatrpc.models.embedding.passages import split_passages
 from chatrpc.models.embedding.template import TEMPLATE_TOKENS, embedding_text
 from chatrpc.ports import Embedder, Vector, Vectors
@@ -107,6 +108,6 @@ async def build_index(memory: Memory, embedder: Embedder) -> Index:
 
 async def question_vectors(questions: tuple[Question, ...], embedder: Embedder) -> Vectors:
     """Of questions as the server embeds them."""
-    return await embedder.embed(
+    return await query_embedder(embedder).embed(
         [embedding_text(Role.USER, query_text(each.text, embedder.space.max_tokens)) for each in questions]
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 from uuid import UUID
 
+import uvloop
 from psycopg import AsyncConnection
 from uuid_utils.compat import uuid7
 
@@ -35,7 +36,7 @@ from chatrpc.db.recall import Recall
 from chatrpc.db.search import Query
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import RetrievalMode, Role
-from chatrpc.models.embedding import build_embedder
+from chatrpc.models.embedding import build_embedder, query_embedder
 from chatrpc.ports import Embedder
 from chatrpc.settings import EmbedderSettings
 
@@ -111,7 +112,8 @@ async def run(path: str, questions: int) -> None:
         await store(user_id, index, database, space_id)
         await owner.execute("VACUUM ANALYZE")
         print(f"{len(memory.messages):,} messages embedded and stored in {time.perf_counter() - started:.0f} s")
-        ours = Ours(Recall(database), embedder, user_id, space_id, memory)
+        queries = query_embedder(embedder)
+        ours = Ours(Recall(database), queries, user_id, space_id, memory)
         if not all(map(importlib.util.find_spec, ("mem0", "spacy", LANGUAGE_MODEL))):
             print("mem0 is not installed as it is meant to be; see --help.")
             await compare(memory, ours, None)
@@ -121,7 +123,7 @@ async def run(path: str, questions: int) -> None:
             vector for start in range(0, len(said), 256) for vector in await embedder.embed(said[start : start + 256])
         ]
         stored = {text: vector.tolist() for text, vector in zip(said, vectors, strict=True)}
-        shared = SharedEmbedder(embedder, asyncio.get_running_loop(), stored)
+        shared = SharedEmbedder(queries, asyncio.get_running_loop(), stored)
         with (
             tempfile.TemporaryDirectory(prefix="chatrpc-bench-") as scratch,
             open_peer(postgres, shared, Path(scratch), embedder.space.dimension) as peer,
@@ -176,7 +178,7 @@ def main() -> None:
     parser.add_argument("locomo")
     parser.add_argument("--questions", type=int, default=320)
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.locomo, arguments.questions))
+    uvloop.run(run(arguments.locomo, arguments.questions))
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ async def _serve(
     ):
         embedder = ConstantEmbedder()
         space_id = await VectorStore(database).register_space(embedder.space)
-        memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder)
+        memory = Memory(database, embedder, model, space_id, load_profiles(settings.model), embedder, embedder)
         assembler = memory.assembler(settings, auth)
         reports = Reports(database)
         admission = Admission(target_delay_ms / 1_000, database_settings.pool_size)

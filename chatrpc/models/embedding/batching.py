@@ -33,6 +33,11 @@ class SentenceEncoder(Protocol):
     @property
     def space(self) -> EmbeddingSpace: ...
 
+    @property
+    def queries(self) -> SentenceEncoder | None:
+        """The same model, quicker and as near as questions need it, or None where there is none."""
+        ...
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors of shape `(len(texts), dimension)`, float32; texts beyond the model's length are cut."""
         ...
@@ -78,6 +83,7 @@ class BatchingEmbedder:
         self._max_batch = max_batch
         self._lanes = lanes
         self._bulk = bulk
+        self._queries = None if encoder.queries is None else BatchingEmbedder(encoder.queries, thread, max_batch)
         self._jobs: deque[_Job] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -109,6 +115,11 @@ class BatchingEmbedder:
         return self._bulk or self
 
     @property
+    def queries(self) -> BatchingEmbedder:
+        """The same model for questions, in the same thread; each inference is of questions or of other texts."""
+        return self._queries or self
+
+    @property
     def space(self) -> EmbeddingSpace:
         return self._encoder.space
 
@@ -130,13 +141,18 @@ class BatchingEmbedder:
         """Let the running inference end, refuse what waits behind it, and end the thread."""
         if self._bulk is not None:
             await self._bulk.aclose()
+        sharing = (self, self.queries)
+        for each in sharing:
+            each._refuse()
+        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.gather(*(task for each in sharing for task in each._running))
+
+    def _refuse(self) -> None:
         self._closed = True
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._jobs.clear()
-        await asyncio.to_thread(self._thread.shutdown)
-        await asyncio.gather(*self._running)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""The ONNX graph of a model folder, kept on disk.
+"""The ONNX graphs of a model folder, kept on disk: one for all texts, and one for questions.
 
-The weights stand in a file beside the graph, which onnxruntime maps into memory: all processes of a machine share
+The weights stand in a file beside the graphs, which onnxruntime maps into memory: all processes of a machine share
 it, and of the word embeddings only the rows in use are ever read.
 """
 
@@ -16,7 +16,8 @@ from chatrpc.errors import SettingsError
 from chatrpc.models.embedding.weights import BertFolder
 
 # Raised with every change of the graph that is built, so that the caches of older versions are not read.
-_GRAPH_VERSION = 1
+_GRAPH_VERSION = 2
+_QUERIES = "queries.onnx"
 
 
 def cached_graph(folder: BertFolder, cache_dir: Path) -> Path:
@@ -43,6 +44,11 @@ def cached_graph(folder: BertFolder, cache_dir: Path) -> Path:
     return graph
 
 
+def query_graph(graph: Path) -> Path:
+    """Path of the graph for questions, which lies beside that for all texts."""
+    return graph.with_name(_QUERIES)
+
+
 def _build(folder: BertFolder, entry: Path, graph_name: str) -> None:
     # Takes 0.2 s and 30 MB, which a process that finds the graph in the cache need not spend.
     import onnx
@@ -53,13 +59,17 @@ def _build(folder: BertFolder, entry: Path, graph_name: str) -> None:
     with tempfile.TemporaryDirectory(prefix="building-", dir=entry.parent) as workplace:
         draft = Path(workplace) / "entry"
         draft.mkdir()
+        model = build_graph(folder)
         onnx.save_model(
-            build_graph(folder),
-            draft / graph_name,
-            save_as_external_data=True,
-            location="weights.bin",
-            size_threshold=1024,
+            model, draft / graph_name, save_as_external_data=True, location="weights.bin", size_threshold=1024
         )
+        queries = build_graph(folder, eight_bits=True)
+        # What both graphs hold, the word embeddings above all, stands in the file of weights once.
+        saved = {tensor.name: tensor for tensor in model.graph.initializer}
+        for tensor in queries.graph.initializer:
+            if tensor.name in saved:
+                tensor.CopyFrom(saved[tensor.name])
+        (draft / _QUERIES).write_bytes(queries.SerializeToString())
         for file in draft.iterdir():
             # An image's build writes the cache as one user and its process reads it as another.
             file.chmod(0o644)

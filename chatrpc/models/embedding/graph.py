@@ -4,6 +4,9 @@ The graph holds the attention mask, the pooling and the normalisation, so what c
 vector. It is plain ONNX: onnxruntime's own fused attention operators were no faster at any batch size, since the
 matrix products take nine tenths of the time. Each product is a `Gemm` over all tokens of the batch, which takes the
 weights as PyTorch stores them.
+
+A question is short, so its time is that of reading the weights: 43 MB for all-MiniLM-L6-v2, more than processors keep
+near. A second graph holds them in eight bits, in blocks with a scale each, and reads a quarter of it.
 """
 
 from __future__ import annotations
@@ -21,25 +24,35 @@ from chatrpc.models.embedding.weights import BertFolder
 
 _OPSET = 20
 _IR_VERSION = 10
+# onnxruntime's own operators.
+_EXTENSIONS = "com.microsoft"
+_BLOCK = 16
+_ZERO = 128
 
 
-def build_graph(folder: BertFolder) -> onnx.ModelProto:
+def build_graph(folder: BertFolder, *, eight_bits: bool = False) -> onnx.ModelProto:
     """Build the graph in memory; a third of a second for all-MiniLM-L6-v2.
 
     Inputs `input_ids` and `attention_mask` are int64 of shape `(texts, tokens)`; the output `embedding` is float32
     of shape `(texts, hidden)`, each row of length 1. Weights of lower precision are widened.
 
+    Args:
+        eight_bits: Round the weights of the products, and what they are multiplied with, to eight bits. Of
+            all-MiniLM-L6-v2 the vectors' cosines to the exact ones are 0.998 to 0.9998, and a question of 12 tokens
+            takes 1.5 ms instead of 3.2.
+
     Raises:
         SettingsError: The weights lack a tensor of the BERT family.
     """
-    return _Builder(folder).build()
+    return _Builder(folder, eight_bits=eight_bits).build()
 
 
 class _Builder:
     """Collects nodes and initializers; each method adds one part of the network and returns its output's name."""
 
-    def __init__(self, folder: BertFolder) -> None:
+    def __init__(self, folder: BertFolder, *, eight_bits: bool) -> None:
         self._folder = folder
+        self._eight_bits = eight_bits
         self._tensors: dict[str, NDArray[Any]] = load_file(folder.weights)
         # Checkpoints of a model with a task head keep the encoder under a prefix.
         self._prefix = "bert." if "bert.embeddings.word_embeddings.weight" in self._tensors else ""
@@ -72,7 +85,10 @@ class _Builder:
             [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", self._folder.hidden])],
             self._initializers,
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+        opsets = [helper.make_opsetid("", _OPSET)]
+        if self._eight_bits:
+            opsets.append(helper.make_opsetid(_EXTENSIONS, 1))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
     def _embeddings(self) -> str:
         words = self._node("Gather", self._weight("embeddings.word_embeddings.weight"), "input_ids")
@@ -118,7 +134,32 @@ class _Builder:
         return self._node("Squeeze", self._node("MatMul", self._node("Unsqueeze", mask, row), tokens), row)
 
     def _linear(self, tokens: str, name: str) -> str:
+        if self._eight_bits:
+            return self._rounded_linear(tokens, name)
         return self._node("Gemm", tokens, self._weight(f"{name}.weight"), self._weight(f"{name}.bias"), transB=1)
+
+    def _rounded_linear(self, tokens: str, name: str) -> str:
+        weights = self._tensor(f"{name}.weight")
+        outputs, inputs = weights.shape
+        blocks = np.pad(weights, ((0, 0), (0, -inputs % _BLOCK))).reshape(outputs, -1, _BLOCK)
+        scales = np.abs(blocks).max(axis=-1) / (_ZERO - 1)
+        rounded = np.round(blocks / np.where(scales == 0, 1, scales)[..., None]) + _ZERO
+        return self._node(
+            "MatMulNBits",
+            tokens,
+            self._constant(f"{name}.rounded", rounded.astype(np.uint8)),
+            self._constant(f"{name}.scales", scales.astype(np.float32)),
+            "",
+            "",
+            self._weight(f"{name}.bias"),
+            domain=_EXTENSIONS,
+            K=inputs,
+            N=outputs,
+            bits=8,
+            block_size=_BLOCK,
+            # The products themselves in whole numbers, too.
+            accuracy_level=4,
+        )
 
     def _add_and_normalize(self, tokens: str, residual: str, name: str) -> str:
         return self._layer_norm(self._node("Add", tokens, residual), name)

@@ -10,7 +10,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
 from chatrpc.errors import SettingsError
-from chatrpc.models.embedding.cache import cached_graph
+from chatrpc.models.embedding.cache import cached_graph, query_graph
 from chatrpc.models.embedding.space import embedding_space
 from chatrpc.models.embedding.template import well_formed
 from chatrpc.models.embedding.weights import PRECISION, BertFolder, read_folder
@@ -35,10 +35,17 @@ _SPECIAL_TOKENS = 2
 class OnnxEncoder:
     """Implements `SentenceEncoder`."""
 
-    def __init__(self, space: EmbeddingSpace, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        space: EmbeddingSpace,
+        tokenizer: Tokenizer,
+        session: onnxruntime.InferenceSession,
+        queries: OnnxEncoder | None = None,
+    ) -> None:
         self._space = space
         self._tokenizer = tokenizer
         self._session = session
+        self.queries = queries
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -82,7 +89,9 @@ def load_onnx(settings: EmbedderSettings) -> OnnxEncoder:
         max_tokens=folder.max_positions - _SPECIAL_TOKENS,
         floor=settings.floor,
     )
-    return OnnxEncoder(space, _tokenizer(folder), _session(graph, settings.threads))
+    tokenizer = _tokenizer(folder)
+    queries = OnnxEncoder(space, tokenizer, _session(query_graph(graph), settings.threads))
+    return OnnxEncoder(space, tokenizer, _session(graph, settings.threads), queries)
 
 
 def _tokenizer(folder: BertFolder) -> Tokenizer:

@@ -21,6 +21,8 @@ from chatrpc.settings import EmbedderSettings
 class SentenceTransformersEncoder:
     """Implements `SentenceEncoder`."""
 
+    queries = None
+
     def __init__(self, space: EmbeddingSpace, model: Any, max_batch: int) -> None:
         self._space = space
         self._model = model

@@ -26,6 +26,7 @@ class GatedEncoder:
     """Reports each chunk that reaches it, and encodes it once it is released."""
 
     def __init__(self) -> None:
+        self.queries: GatedEncoder | None = None
         self.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=64)
         self.chunks: list[list[str]] = []
         self.threads: set[str] = set()
@@ -246,6 +247,28 @@ async def test_bulk_work_neither_waits_for_questions_nor_lets_them_wait(encoder:
     with pytest.raises(Unavailable):
         await closed.embed(["too late"])
     assert not encoder.threads & {thread.name for thread in threading.enumerate()}
+
+
+async def test_questions_have_a_model_of_their_own_in_the_same_thread(encoder: GatedEncoder) -> None:
+    encoder.queries = GatedEncoder()
+    embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=8)
+    text = await submitted(embedder, "text")
+    assert await encoder.arrived() == ["text"]
+    question = await submitted(embedder.queries, "question")
+    # The thread is taken; so they share it, and no inference.
+    assert encoder.queries.chunks == []
+    encoder.release()
+    assert await encoder.queries.arrived() == ["question"]
+    waiting = await submitted(embedder.queries, "waiting")
+    closing = asyncio.create_task(embedder.aclose())
+    await asyncio.sleep(0)
+    encoder.queries.release()
+    await closing
+    np.testing.assert_array_equal(await question, [word_vector("question", DIMENSION)])
+    np.testing.assert_array_equal(await text, [word_vector("text", DIMENSION)])
+    with pytest.raises(Unavailable):
+        await waiting
+    assert encoder.threads == encoder.queries.threads
 
 
 async def test_a_model_for_one_thread_does_bulk_work_in_it(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:

@@ -26,6 +26,7 @@ def test_a_graph_is_built_once_and_nothing_else_is_left(tiny_folder: Path, tmp_p
         "onnx",
         graph.parent.name,
         "model.onnx",
+        "queries.onnx",
         "weights.bin",
     }
 

@@ -27,6 +27,23 @@ def test_minilm_gives_the_vectors_of_sentence_transformers(embedder_settings):
     np.testing.assert_allclose(vectors, expected, atol=2e-5)
 
 
+def test_a_question_gets_nearly_the_vector_that_its_text_gets(embedder_settings, tiny_folder):
+    texts = [entry["text"] for entry in json.loads(GOLDEN.read_text())["vectors"]]
+    # The widths of the second model are no multiples of what is rounded together.
+    for settings, texts_, nearest in (
+        (embedder_settings(), texts, 0.998),
+        (embedder_settings(model=str(tiny_folder)), ["red fox.", "Blue hen sleeps", ""], 0.99),
+    ):
+        encoder = load_onnx(settings)
+        exact, quick = encoder.encode(texts_), encoder.queries.encode(texts_)
+        np.testing.assert_allclose(np.linalg.norm(quick, axis=1), 1, atol=1e-5)
+        cosines = (exact * quick).sum(axis=1)
+        assert cosines.min() >= nearest
+        # They are not the same: else nothing was gained.
+        assert np.abs(exact - quick).max() > 1e-4
+        assert encoder.queries.space == encoder.space
+
+
 def reference_vector(weights: dict[str, np.ndarray], ids: list[int], pooling: str) -> np.ndarray:
     """BERT by its definition, in double precision, for one text without padding."""
 
