@@ -34,14 +34,13 @@ _STOP_WORDS = frozenset(
 _REPORTING = frozenset(_WORD.findall("assistant get like said says user"))
 
 
-def split_words(text: str) -> Iterator[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text in lower case, in their order, without those that tell nothing."""
     plain = (text if text.isascii() else _without_marks(text)).casefold()
-    for match in _WORD.finditer(_CONTRACTION.sub("", plain)):
-        word = match.group()
-        for piece in (word,) if word.isascii() else _pieces(word):
-            if piece not in _STOP_WORDS:
-                yield piece
+    found: list[str] = _WORD.findall(_CONTRACTION.sub("", plain))
+    if not plain.isascii():
+        found = [piece for word in found for piece in ((word,) if word.isascii() else _pieces(word))]
+    return [word for word in found if word not in _STOP_WORDS]
 
 
 def words(text: str) -> frozenset[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chatrpc.context.prompt import passage_cost
 from chatrpc.context.retrieval.fusion import Scores
@@ -45,6 +47,7 @@ class Ranked:
         neighbours: The part of the evidence that comes from the units beside it.
     """
 
+    # In the order in which `shortlist` gives them.
     row: int
     unit_id: UUID
     cosine: float
@@ -91,33 +94,33 @@ def shortlist(
     # A cosine just at the floor scores as little as those below, and must not lose its place to them.
     rank = dense[np.argsort(-total[dense], kind="stable")]
     order = dense if mode is RetrievalMode.STRICT else rank
+    verbatim = {each.bytes for each in verbatim_ids}
+    columns = (order, pool.unit[order], pool.created[order], pool.place[order], pool.container[order])
+    compared = zip(*(each.tolist() for each in (*columns, pool.cosine[order], pool.length[order])), strict=True)
     rows: list[int] = []
     copies: dict[tuple[float, ...], int] = {}
-    for row in order.tolist():
+    for row, unit, created, depth, container, *saying in compared:
         if len(rows) == limit * _PER_HIT:
             break
-        place = (float(pool.created[row]), int(pool.place[row]))
-        saying = (*place, float(pool.cosine[row]), float(pool.length[row]))
-        container = int(pool.container[row])
-        is_copy = place in verbatim_places or copies.setdefault(saying, container) != container
-        if not is_copy and pool.unit_id(row) not in verbatim_ids:
+        is_copy = (created, depth) in verbatim_places
+        is_copy = is_copy or copies.setdefault((created, depth, *saying), container) != container
+        if not is_copy and unit not in verbatim:
             rows.append(row)
-    places = np.argsort(rank)
-    return [
-        Ranked(
-            row=row,
-            unit_id=pool.unit_id(row),
-            cosine=float(pool.cosine[row]),
-            score=float(total[row]),
-            evidence=float(evidence[row]),
-            lexical=float(scores.lexical[row]),
-            neighbours=float(scores.neighbours[row]),
-            rank=int(places[row]) + 1,
-            dense_rank=int(np.count_nonzero(pool.cosine > pool.cosine[row])) + 1,
-            lexical_rank=int(np.count_nonzero(scores.lexical > scores.lexical[row])) + 1 if scores.lexical[row] else 0,
-        )
-        for row in rows
-    ]
+    places = np.empty(len(rank), np.intp)
+    places[rank] = np.arange(1, len(rank) + 1)
+    lexical_ranks = np.where(scores.lexical[rows] == 0, 0, _ranks(scores.lexical, rows))
+    numbers = (
+        pool.cosine[rows], total[rows], evidence[rows], scores.lexical[rows], scores.neighbours[rows],
+        places[rows], _ranks(pool.cosine, rows), lexical_ranks,
+    )  # fmt: skip
+    listed = zip(*(each.tolist() for each in numbers), strict=True)
+    return [Ranked(row, pool.unit_id(row), *each) for row, each in zip(rows, listed, strict=True)]
+
+
+def _ranks(values: NDArray[Any], rows: list[int]) -> NDArray[np.intp]:
+    """Places of some rows by their values, from 1, the highest first; equal ones share theirs."""
+    higher: NDArray[np.intp] = len(values) - np.searchsorted(np.sort(values), values[rows], side="right")
+    return higher + 1
 
 
 def choose(
@@ -146,7 +149,7 @@ def choose(
     """
     longest = max((len(passage.text) for passage in passages.values()), default=0)
     # A much longer text is no repetition; splitting it into words would cost more than all the rest.
-    said: set[object] = {_words(text) for text in verbatim_texts if len(text) <= 2 * longest}
+    said = _Said(text for text in verbatim_texts if len(text) <= 2 * longest)
     hits: list[Hit] = []
     dropped: list[Dropped] = []
     taken = 0
@@ -156,11 +159,9 @@ def choose(
             continue
         if taken == limit:
             break
-        saying = {_words(passage.text), _content(passage.text)}
-        if not said.isdisjoint(saying):
+        if said.repeats(passage.text):
             dropped.append(_dropped(each, passage, DropReason.NEAR_DUPLICATE))
             continue
-        said |= saying
         taken += 1
         sure = each.cosine > SURE_COSINE
         if sure:
@@ -192,12 +193,34 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(_WORDS.findall(text.casefold())) or (text.strip(),)
 
 
-def _content(text: str) -> object:
-    """What a text says, whatever the order of its words and those that tell nothing; itself where that is little."""
-    content = frozenset(terms(text))
-    if len(content) < _FEWEST_TERMS:
-        return _words(text)
-    return content, len(_NEGATION.findall(text))
+class _Said:
+    """Texts that stand in a context: some word for word, and the passages that have entered."""
+
+    def __init__(self, verbatim: Iterable[str]) -> None:
+        self._words = {_words(text) for text in verbatim}
+        self._passages: dict[frozenset[str], list[str]] = {}
+
+    def repeats(self, passage: str) -> bool:
+        """Whether a passage repeats one of them; if not, it enters.
+
+        Passages of the same terms say the same, whatever the order of their words and those that tell nothing, unless
+        one of them denies more, or the terms are few.
+        """
+        words = _words(passage)
+        if words in self._words:
+            return True
+        content = frozenset(terms(passage))
+        if len(content) >= _FEWEST_TERMS:
+            others = self._passages.setdefault(content, [])
+            if others and _negations(passage) in map(_negations, others):
+                return True
+            others.append(passage)
+        self._words.add(words)
+        return False
+
+
+def _negations(text: str) -> int:
+    return len(_NEGATION.findall(text))
 
 
 def _hit(ranked: Ranked, passage: Passage, *, sure: bool) -> Hit:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 
 import Stemmer
 
@@ -60,7 +59,9 @@ def query_terms(text: str) -> tuple[str, ...]:
     return (*words[: MOST_QUERY_TERMS - len(marks) - 1], *marks, ASKS)
 
 
-def _terms(text: str) -> Iterator[str]:
-    for word in split_words(text):
-        term = word[:LONGEST_TERM]
-        yield _STEMMER.stemWord(term) if term.isascii() else term
+def _terms(text: str) -> list[str]:
+    words = [word[:LONGEST_TERM] for word in split_words(text)]
+    if text.isascii():
+        stemmed: list[str] = _STEMMER.stemWords(words)
+        return stemmed
+    return [_STEMMER.stemWord(word) if word.isascii() else word for word in words]
