@@ -88,7 +88,8 @@ def settings_to_json(settings: TurnSettings) -> dict[str, Any]:
 
 
 def settings_from_json(value: Mapping[str, Any] | None) -> TurnSettings:
-    value = value or {}
+    if not value:
+        return TurnSettings()
     scope, mode = value.get("memory_scope"), value.get("retrieval_mode")
     tools, choice = value.get("tools"), value.get("tool_choice")
     return TurnSettings(

@@ -56,8 +56,9 @@ class ConversationRow(Base):
 
     `lineage` holds the older segments of the active path, flattened as branch, last depth, branch, last depth, ...; the
     path's last segment is `(head_branch, head_depth)`. While `pending_replies` is 0, an append need not look at the
-    reply before it. `context_tokens` is what the newest prompt and its reply came to, for the next reservation. No
-    index covers a column that an append changes, so that the update stays within its page (HOT).
+    reply before it. `context_tokens` is what the newest prompt and its reply came to, for the next reservation.
+    `previous_head_id` is the head that the newest append found, left for the append itself to read. No index
+    covers a column that an append changes, so that the update stays within its page (HOT).
     """
 
     __tablename__ = "conversations"
@@ -93,6 +94,7 @@ class ConversationRow(Base):
     memory: Mapped[str] = mapped_column(Text, server_default=sql_text("'remembered'"))
     erasures: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
     context_tokens: Mapped[int] = mapped_column(Integer, server_default=sql_text("0"))
+    previous_head_id: Mapped[UUID | None]
 
 
 class BranchRow(Base):

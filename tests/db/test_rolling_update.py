@@ -12,6 +12,7 @@ from alembic import command
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
+from chatrpc.db import transcript
 from chatrpc.db.migrate import config, upgrade
 from chatrpc.dev.postgres import PostgresServer
 
@@ -65,3 +66,28 @@ async def test_an_old_servers_turns_go_on_over_its_open_connections_and_are_book
         await asyncio.to_thread(command.downgrade, config(old_url), "0007")
         again = await said(connection, user, conversation)
         assert again["sequence"] == 5
+
+
+async def test_a_call_prepared_before_goes_on_with_the_functions_new_body(postgres: PostgresServer) -> None:
+    url = await postgres.create_database(name := f"rolling_{uuid4().hex}")
+    await asyncio.to_thread(command.upgrade, config(url), "0011")
+    user, conversation = uuid4(), uuid4()
+
+    async def accepted(connection: psycopg.AsyncConnection[DictRow]) -> DictRow:
+        identity = (user, conversation, uuid4(), uuid4(), uuid4().hex, b"")
+        limits = (False, 9, 9, 0, 0, 0, None, None, None)
+        said = (None, Jsonb([{"text": "Hello."}]), 3, None, None, uuid4())
+        return await called(connection, transcript.APPEND, *identity, *said, *limits)
+
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        await connection.execute(
+            "INSERT INTO conversations (user_id, id, title, settings, labels) VALUES (%s, %s, '', '{}', '{}')",
+            (user, conversation),
+        )
+        rows = [await accepted(connection)]
+        await asyncio.to_thread(upgrade, url)
+        rows.append(await accepted(connection))
+        await asyncio.to_thread(command.downgrade, config(url), "0011")
+        rows.append(await accepted(connection))
+    assert [(row["outcome"], row["sequence"], row["depth"]) for row in rows] == [("accepted", n, n) for n in (1, 3, 5)]
+    await postgres.drop_database(name)

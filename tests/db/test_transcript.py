@@ -10,9 +10,9 @@ import pytest
 
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
-from chatrpc.db.transcript import Checkpoint, Transcript
-from chatrpc.domain import Accepted, MessageState, OutgoingMessage, Page, TextPart, TurnSettings
-from chatrpc.errors import AlreadyExists, InvalidInput, NotFound
+from chatrpc.db.transcript import UNLIMITED, Checkpoint, Transcript, TurnLimits
+from chatrpc.domain import Accepted, BusyPolicy, MessageState, OutgoingMessage, Page, TextPart, TurnSettings
+from chatrpc.errors import AlreadyExists, ChatError, InvalidInput, NotFound, Reason
 from tests.db.helpers import finish, said
 
 OWNER = uuid4()
@@ -72,6 +72,45 @@ async def test_racing_sends_leave_no_gap_and_double_nothing(database: Database, 
     listed, _ = await Conversations(database).messages(user_id, conversation_id, Page(1000))
     assert [message.sequence for message in listed] == list(range(1, 81))
     assert all(message.parent_id == before.id for before, message in pairwise(listed))
+
+
+async def test_a_resend_is_never_refused_and_a_refusal_leaves_nothing(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    transcript = Transcript(database)
+    for policy, limits, refused in (
+        (BusyPolicy.REJECT, UNLIMITED, Reason.CONVERSATION_BUSY),
+        (BusyPolicy.QUEUE, TurnLimits(queue=0, pending=9), Reason.TOO_MANY_TURNS),
+        (BusyPolicy.QUEUE, TurnLimits(queue=9, pending=1), Reason.TOO_MANY_TURNS),
+    ):
+        for parent in (None, first.reply.id):
+            known, new = (
+                OutgoingMessage(conversation_id, key, (TextPart("Hello."),), parent_id=parent, busy_policy=policy)
+                for key in ("a", "b")
+            )
+            again = await transcript.append(user_id, known, tokens=3, actor=None, owner=OWNER, limits=limits)
+            assert (again.duplicate, again.message.id) == (True, first.message.id)
+            with pytest.raises(ChatError) as error:
+                await transcript.append(user_id, new, tokens=3, actor=None, owner=OWNER, limits=limits)
+            assert error.value.reason is refused
+    second = await append(database, user_id, conversation_id, "b")
+    assert (second.message.sequence, second.revision_before) == (3, first.revision_before + 1)
+    assert (second.message.parent_id, second.parent_pending) == (first.reply.id, True)
+
+
+async def test_racing_branches_leave_no_gap_and_are_different(database: Database, user_id: UUID) -> None:
+    conversation_id = await new_conversation(database, user_id)
+    first = await append(database, user_id, conversation_id, "a")
+    parents = [first.reply.id, None] * 20
+    accepted = await asyncio.gather(
+        *(append(database, user_id, conversation_id, f"key-{n}", parent=parent) for n, parent in enumerate(parents))
+    )
+    assert sorted(one.message.sequence for one in accepted) == list(range(3, 83, 2))
+    # The one that comes first goes on from the reply, wherever it was told to.
+    beginners = [one for one in accepted if one.message.parent_id == first.reply.id]
+    assert len({one.message.branch for one in beginners}) == len(beginners) >= 20
+    places = {(one.message.branch, one.message.depth) for one in accepted}
+    assert len(places) == len(accepted)
 
 
 async def test_an_earlier_parent_starts_a_branch(database: Database, user_id: UUID) -> None:
