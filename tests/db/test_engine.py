@@ -41,6 +41,25 @@ async def _restart(database_url: str) -> None:
         await connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
 
 
+async def test_the_connection_used_last_is_used_next(database: Database) -> None:
+    pool = database._pool
+
+    async def all_given_back() -> None:
+        async with asyncio.timeout(10):
+            while (stats := pool.get_stats())["pool_available"] < stats["pool_size"]:
+                await asyncio.sleep(0)
+
+    async with contextlib.AsyncExitStack() as at_once:
+        for _ in range(3):
+            await at_once.enter_async_context(database.unbound())
+    used = set()
+    for _ in range(6):
+        await all_given_back()
+        async with database.unbound() as connection:
+            used.add(connection.info.backend_pid)
+    assert len(used) == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_restart_costs_few_calls_and_no_connection_for_good(
     database: Database, database_url: str, user_id: UUID, kind: str

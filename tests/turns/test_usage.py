@@ -307,7 +307,11 @@ async def test_a_whole_turn_costs_four_round_trips_with_its_ledger(
 ) -> None:
     await process.said("Hi.")
     trips: list[str] = []
-    calls, query = database.calls, database.query
+    call, calls, query = database.call, database.calls, database.query
+
+    async def counted_call(statement: str, params: Any) -> Any:
+        trips.append(statement)
+        return await call(statement, params)
 
     async def counted_calls(*statements: Any) -> Any:
         trips.append(statements[0][0])
@@ -317,6 +321,7 @@ async def test_a_whole_turn_costs_four_round_trips_with_its_ledger(
         trips.append(statements[0][0])
         return await query(user_id, *statements)
 
+    monkeypatch.setattr(database, "call", counted_call)
     monkeypatch.setattr(database, "calls", counted_calls)
     monkeypatch.setattr(database, "query", counted_query)
     provider.script(Answer(deltas=tuple(f"word {number} " for number in range(50))))
