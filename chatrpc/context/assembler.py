@@ -85,7 +85,8 @@ class _Request:
 class ContextAssembler:
     """Assembles contexts from the hot path, the summary and retrieved passages.
 
-    A warm turn costs two statements (the search, and the texts of the best), a cold one as many round trips.
+    A turn costs two statements, warm or cold: the search, together with the hot path where that is cold, and the texts
+    of the best.
 
     Args:
         space_id: The embedder's space in the database.
@@ -250,7 +251,7 @@ class ContextAssembler:
             return None
 
     async def _load(self, request: _Request, deadline: float) -> tuple[HotPath, Found | None]:
-        """The cold way: hot path and search in one round trip, the hot path alone where there is nothing to search."""
+        """The cold way: hot path and search in one statement, the hot path alone where there is nothing to search."""
         key = (request.user_id, request.conversation_id, request.path)
         if request.hits:
             try:

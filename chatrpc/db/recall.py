@@ -1,17 +1,30 @@
 """What a context is built from: the summary and the messages after it, and what a search finds.
 
-Both together are one pipelined round trip; the texts of what is chosen of the find are another.
+Both together are one statement; the texts of what is chosen of the find are another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from psycopg.rows import DictRow
+
 from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings_from_json
-from chatrpc.db.engine import Database, Statement
-from chatrpc.db.search import Passage, Pool, Query, array_text, passage_of, pool_call, pool_of, texts_call
+from chatrpc.db.engine import Database, Params
+from chatrpc.db.search import (
+    POOL_BEHIND_SUMMARY,
+    Passage,
+    Pool,
+    Query,
+    array_text,
+    passage_of,
+    pool_call,
+    pool_of,
+    pool_params,
+    texts_call,
+)
 from chatrpc.domain import (
     Conversation,
     ConversationMemory,
@@ -28,7 +41,8 @@ CONVERSATION_COLUMNS = (
     "c.id, c.title, c.settings, c.labels, c.revision, c.head_id, c.head_branch, c.head_depth, c.lineage, "
     "c.last_sequence, c.created_at, c.updated_at, c.memory"
 )
-HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
+HOT_PATH = "SELECT * FROM hot_path_row(%s, %s, %s::integer[], %s::integer[], %s::integer) h"
+HOT_PATH_AND_POOL = f"{HOT_PATH} CROSS JOIN LATERAL {POOL_BEHIND_SUMMARY}"
 CONVERSATION = f"SELECT {CONVERSATION_COLUMNS} FROM conversations c WHERE c.user_id = %s AND c.id = %s"
 
 
@@ -67,8 +81,8 @@ class Recall:
         Its anchor lies on `path`, and not within the newest `keep` messages: a path that branches off shortly behind
         an anchor takes an earlier one.
         """
-        [rows] = await self._database.calls(_hot_path_call(user_id, conversation_id, path, keep))
-        return _hot_path_of(rows, conversation_id, path)
+        row = await self._row(HOT_PATH, _hot_path_params(user_id, conversation_id, path, keep))
+        return _hot_path_of(row, conversation_id, path)
 
     async def pool(self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path) -> Pool:
         """What a hybrid search finds to score; of this conversation only messages on `through`.
@@ -76,20 +90,17 @@ class Recall:
         `through` is the summarised part of the path, so that nothing is found that stands verbatim in the window.
         """
         covered = _length(through)
-        [rows] = await self._database.calls(
-            pool_call(user_id, conversation_id, query, _ends(through), covered, covered)
-        )
-        return pool_of(rows[0], query)
+        row = await self._row(*pool_call(user_id, conversation_id, query, _ends(through), covered, covered))
+        return pool_of(row, query)
 
     async def hot_path_and_pool(
         self, user_id: UUID, conversation_id: UUID, path: Path, query: Query, *, keep: int = 0
     ) -> tuple[HotPath, Pool]:
-        """`hot_path`, and `pool` through the anchor of the summary that it finds, in one round trip."""
-        hot, found = await self._database.calls(
-            _hot_path_call(user_id, conversation_id, path, keep),
-            pool_call(user_id, conversation_id, query, _ends(path), _length(path) - keep, None),
-        )
-        return _hot_path_of(hot, conversation_id, path), pool_of(found[0], query)
+        """`hot_path`, and `pool` through the anchor of the summary that it finds, in one statement."""
+        hot = _hot_path_params(user_id, conversation_id, path, keep)
+        pool = pool_params(user_id, conversation_id, query, _ends(path), _length(path) - keep)
+        row = await self._row(HOT_PATH_AND_POOL, (*hot, *pool))
+        return _hot_path_of(row, conversation_id, path), pool_of(row, query)
 
     async def passages(self, user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> dict[int, Passage]:
         """The texts of rows of a pool, by row; those that were deleted meanwhile are missing."""
@@ -99,10 +110,15 @@ class Recall:
         by_row = ((rows[each["place"] - 1], each) for each in found)
         return {row: passage_of(each, shared=bool(pool.owner[row])) for row, each in by_row}
 
+    async def _row(self, query: str, params: Params) -> DictRow:
+        """The row that each of these statements gives, whatever it finds. It is too large for a cursor to keep."""
+        [[row]] = await self._database.calls((query, params))
+        return row
 
-def _hot_path_call(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> Statement:
+
+def _hot_path_params(user_id: UUID, conversation_id: UUID, path: Path, keep: int) -> tuple[object, ...]:
     branches = array_text([branch for branch, _ in path])
-    return HOT_PATH, (user_id, conversation_id, branches, _ends(path), _length(path) - keep)
+    return (user_id, conversation_id, branches, _ends(path), _length(path) - keep)
 
 
 def _length(path: Path) -> int:
@@ -117,48 +133,59 @@ def _ends(path: Path) -> str:
     return array_text(ends)
 
 
-def _hot_path_of(rows: list[dict[str, Any]], conversation_id: UUID, path: Path) -> HotPath:
-    if not rows:
+def _hot_path_of(row: Mapping[str, Any], conversation_id: UUID, path: Path) -> HotPath:
+    if row["revision"] is None:
         raise NotFound(Reason.CONVERSATION_NOT_FOUND, "conversation", str(conversation_id))
-    first, *messages = rows
     return HotPath(
         conversation_id=conversation_id,
-        revision=first["revision"],
-        settings=settings_from_json(first["settings"]),
+        revision=row["revision"],
+        settings=settings_from_json(row["settings"]),
         path=path,
-        summary=None if first["summary_version"] is None else _summary_of(first),
-        messages=tuple(_message_of(row, conversation_id) for row in messages),
-        rebuilding=first["rebuilding"],
-        erasures=first["erasures"],
+        summary=None if row["summary_version"] is None else _summary_of(row),
+        messages=_messages_of(row, conversation_id),
+        rebuilding=row["rebuilding"],
+        erasures=row["erasures"],
     )
 
 
-def _summary_of(row: dict[str, Any]) -> Summary:
+def _summary_of(row: Mapping[str, Any]) -> Summary:
     return Summary(
         version=row["summary_version"],
-        anchor_id=row["id"],
-        anchor_branch=row["branch"],
-        anchor_depth=row["depth"],
+        anchor_id=row["anchor_id"],
+        anchor_branch=row["anchor_branch"],
+        anchor_depth=row["anchor_depth"],
         text=row["summary_text"],
-        tokens=row["tokens"],
+        tokens=row["summary_tokens"],
         model=row["summary_model"],
-        created_at=row["created_at"],
+        created_at=row["summary_created_at"],
         facts=facts_from_json(row["facts"]),
     )
 
 
-def _message_of(row: dict[str, Any], conversation_id: UUID) -> Message:
-    """A message as far as a context needs it; who wants the rest asks the transcript."""
-    return Message(
-        id=row["id"],
-        conversation_id=conversation_id,
-        parent_id=None,
-        sequence=row["sequence"],
-        branch=row["branch"],
-        depth=row["depth"],
-        role=Role(row["role"]),
-        state=MessageState(row["state"]),
-        parts=parts_from_json(row["parts"]),
-        tokens=row["tokens"],
-        created_at=row["created_at"],
+_MESSAGE_COLUMNS = (
+    "message_ids", "sequences", "message_branches", "depths", "roles", "states", "parts", "tokens", "said_at",
+)  # fmt: skip
+
+
+def _messages_of(row: Mapping[str, Any], conversation_id: UUID) -> tuple[Message, ...]:
+    """Messages as far as a context needs them; who wants the rest asks the transcript."""
+    if row["message_ids"] is None:
+        return ()
+    return tuple(
+        Message(
+            id=id_,
+            conversation_id=conversation_id,
+            parent_id=None,
+            sequence=sequence,
+            branch=branch,
+            depth=depth,
+            role=Role(role),
+            state=MessageState(state),
+            parts=parts_from_json(parts),
+            tokens=tokens,
+            created_at=said_at,
+        )
+        for id_, sequence, branch, depth, role, state, parts, tokens, said_at in zip(
+            *(row[column] for column in _MESSAGE_COLUMNS), strict=True
+        )
     )

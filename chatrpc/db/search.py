@@ -30,10 +30,13 @@ NEAR = 128
 """Passages of either kind, near by vector and by words, that a first look chooses for an exact one. On LoCoMo's
 questions among 10,000 messages, recall at 5 to 50 is within half a point for 64 to 200 of them and for all."""
 
-POOL = (
-    "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer[], "
+_SEARCH_POOL = (
+    "search_pool(%s, %s, %s, %s::integer[], %s::integer, {through}, %s, %s::smallint, %s::integer[], "
     "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
 )
+POOL = f"SELECT * FROM {_SEARCH_POOL.format(through='%s::integer')}"
+# Of the row `h` of hot_path_row the summary tells through where the conversation is searched.
+POOL_BEHIND_SUMMARY = _SEARCH_POOL.format(through="h.anchor_depth")
 TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::smallint[])"
 # PostgreSQL counts microseconds from the beginning of 2000.
 _EPOCH = 946_684_800.0
@@ -172,13 +175,20 @@ def pool_call(
     user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, through: int | None
 ) -> Statement:
     """The statement that finds a pool; `ends` as the function hot_path has it."""
-    return POOL, (
+    return POOL, pool_params(user_id, conversation_id, query, ends, last_anchor, through)
+
+
+def pool_params(
+    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, *through: int | None
+) -> tuple[object, ...]:
+    """The parameters of the search, `through` where it is one of them."""
+    return (
         user_id,
         query.shared_id,
         conversation_id,
         ends,
         last_anchor,
-        through,
+        *through,
         HalfVector(query.vector),
         query.space_id,
         array_text(query_places(query.terms)),
@@ -235,9 +245,10 @@ def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
 
 def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> Statement:
     """The statement that reads the texts of rows of a pool."""
-    units = [pool.unit_id(row) for row in rows]
-    passages = array_text(pool.passage[list(rows)].tolist())
-    return TEXTS, (user_id, query.shared_id, query.space_id, array_text(units), passages)
+    chosen = list(rows)
+    units = array_text(unit.hex() for unit in pool.unit[chosen].tolist())
+    passages = array_text(pool.passage[chosen].tolist())
+    return TEXTS, (user_id, query.shared_id, query.space_id, units, passages)
 
 
 def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:

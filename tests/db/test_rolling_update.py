@@ -6,19 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
+import numpy as np
 import psycopg
 import pytest_asyncio
 from alembic import command
+from pgvector.psycopg import register_vector_async
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from chatrpc.db import transcript
+from chatrpc.db.engine import open_database
 from chatrpc.db.migrate import config, upgrade
+from chatrpc.db.search import TEXTS, Query, pool_call
+from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.dev.postgres import PostgresServer
+from chatrpc.ports import EmbeddingSpace
+from chatrpc.settings import DatabaseSettings
 
 # As the release before calls them.
 APPEND = "SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 FINISH = "SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
 USAGE = {"prompt_tokens": 40, "cached_tokens": 0, "completion_tokens": 2, "estimated": False}
 
 
@@ -90,4 +98,45 @@ async def test_a_call_prepared_before_goes_on_with_the_functions_new_body(postgr
         await asyncio.to_thread(command.downgrade, config(url), "0011")
         rows.append(await accepted(connection))
     assert [(row["outcome"], row["sequence"], row["depth"]) for row in rows] == [("accepted", n, n) for n in (1, 3, 5)]
+    await postgres.drop_database(name)
+
+
+async def test_searches_prepared_before_go_on_with_the_functions_new_bodies(postgres: PostgresServer) -> None:
+    url = await postgres.create_database(name := f"rolling_{uuid4().hex}")
+    await asyncio.to_thread(command.upgrade, config(url), "0012")
+    user, conversation, message = uuid4(), uuid4(), uuid4()
+    vector = np.ones(4, np.float32) / 2
+    async with (
+        open_database(DatabaseSettings(url=url)) as database,
+        await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row) as connection,
+    ):
+        await register_vector_async(connection)
+        await connection.execute(
+            "INSERT INTO conversations (user_id, id, title, settings, labels) VALUES (%s, %s, '', '{}', '{}')",
+            (user, conversation),
+        )
+        await connection.execute(
+            "INSERT INTO messages (user_id, conversation_id, branch, depth, id, sequence, role, state, parts, tokens) "
+            "VALUES (%s, %s, 0, 1, %s, 1, 'user', 'complete', %s, 1)",
+            (user, conversation, message, Jsonb([{"text": "Hello."}])),
+        )
+        store = VectorStore(database)
+        space = await store.register_space(EmbeddingSpace("s", "s", 4, floor=0.3, max_tokens=64))
+        await store.add(user, space, [NewVector(message, conversation, 0, (0, 6), vector, {"hello": 1})])
+        query = Query(vector, space, ("hello",), elsewhere=True, exact_to=0)
+        search = pool_call(user, conversation, query, "{9}", 9, 9)
+
+        async def searched() -> list[DictRow]:
+            return [
+                await called(connection, HOT_PATH, user, conversation, "{0}", "{9}", 9),
+                await called(connection, search[0], *search[1]),
+                await called(connection, TEXTS, user, None, space, [message], "{0}"),
+            ]
+
+        before = await searched()
+        assert (before[0]["revision"], before[1]["units"], before[2]["unit"]) == (1, message.bytes, message)
+        await asyncio.to_thread(upgrade, url)
+        assert await searched() == before
+        await asyncio.to_thread(command.downgrade, config(url), "0012")
+        assert await searched() == before
     await postgres.drop_database(name)

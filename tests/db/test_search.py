@@ -340,6 +340,21 @@ async def test_a_search_of_few_documents_of_a_user_of_many_passages_reads_these_
         assert await entries_read(owner, user_id, query) <= 2 * len(inside) + 2
 
 
+async def test_a_first_look_passes_over_all_passages_once(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(29)
+    rows = [row for _ in range(80) for row in maker.conversation(user_id, maker.uuid(), 50)]
+    await store(owner, space_id, rows)
+    await owner.execute("VACUUM ANALYZE embeddings")
+    query = maker.query(space_id, elsewhere=True, exact_to=100)
+    pool = await Recall(database).pool(user_id, None, query, ())
+    assert pool.tier is Tier.TWO_STAGE
+    # Besides the pass: the sample, neighbours, those with the query's words, and the pool itself.
+    assert len(rows) <= await entries_read(owner, user_id, query) <= 1.5 * len(rows)
+
+
 async def entries_read(owner: psycopg.AsyncConnection[Any], user_id: UUID, query: Query) -> int:
     """Of the indexes of passages, by one search."""
     async with owner.transaction():

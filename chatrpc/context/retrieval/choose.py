@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -95,12 +95,11 @@ def shortlist(
     rank = dense[np.argsort(-total[dense], kind="stable")]
     order = dense if mode is RetrievalMode.STRICT else rank
     verbatim = {each.bytes for each in verbatim_ids}
-    columns = (order, pool.unit[order], pool.created[order], pool.place[order], pool.container[order])
-    compared = zip(*(each.tolist() for each in (*columns, pool.cosine[order], pool.length[order])), strict=True)
     rows: list[int] = []
     copies: dict[tuple[float, ...], int] = {}
-    for row, unit, created, depth, container, *saying in compared:
-        if len(rows) == limit * _PER_HIT:
+    wanted = limit * _PER_HIT
+    for row, unit, created, depth, container, *saying in _sayings(pool, order, wanted + 1):
+        if len(rows) == wanted:
             break
         is_copy = (created, depth) in verbatim_places
         is_copy = is_copy or copies.setdefault((created, depth, *saying), container) != container
@@ -115,6 +114,15 @@ def shortlist(
     )  # fmt: skip
     listed = zip(*(each.tolist() for each in numbers), strict=True)
     return [Ranked(row, pool.unit_id(row), *each) for row, each in zip(rows, listed, strict=True)]
+
+
+def _sayings(pool: Pool, order: NDArray[np.intp], step: int) -> Iterator[tuple[Any, ...]]:
+    """Row, unit, time, place, container, cosine and length of units in an order, made `step` at a time: most of a large
+    pool are never looked at."""
+    for start in range(0, len(order), step):
+        part = order[start : start + step]
+        columns = (pool.unit, pool.created, pool.place, pool.container, pool.cosine, pool.length)
+        yield from zip(part.tolist(), *(column[part].tolist() for column in columns), strict=True)
 
 
 def _ranks(values: NDArray[Any], rows: list[int]) -> NDArray[np.intp]:
