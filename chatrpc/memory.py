@@ -19,6 +19,7 @@ from chatrpc.db.collections import Collections
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.documents import Documents
 from chatrpc.db.engine import Database, open_database, require_row_level_security
+from chatrpc.db.issuer import require_issuer
 from chatrpc.db.login import require_role
 from chatrpc.db.memory import MemoryTasks
 from chatrpc.db.recall import Recall
@@ -146,8 +147,11 @@ class Memory:
 
 
 @asynccontextmanager
-async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
+async def open_memory(settings: MemorySettings, issuer: str | None = None) -> AsyncIterator[Memory]:
     """Load the models and reach the database, however long that takes.
+
+    Args:
+        issuer: Whose users are served; None where none are.
 
     Raises:
         SettingsError: The models or the database are not what the settings say.
@@ -158,7 +162,7 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
         open_database(settings.database) as database,
         aclosing(build_chat_model(settings.model, profiles)) as chat_model,
     ):
-        space_id, floor = await _once_reachable(settings.database, database, built)
+        space_id, floor = await _once_reachable(settings.database, database, built, issuer)
         embedder: Embedder = built
         queries = query_embedder(built)
         if floor is not None and settings.embedder.floor is None:
@@ -167,7 +171,7 @@ async def open_memory(settings: MemorySettings) -> AsyncIterator[Memory]:
 
 
 async def _once_reachable(
-    settings: DatabaseSettings, database: Database, embedder: Embedder
+    settings: DatabaseSettings, database: Database, embedder: Embedder, issuer: str | None
 ) -> tuple[int, float | None]:
     """The embedder's space in the database, and the floor that was recorded for it."""
     vectors = VectorStore(database)
@@ -175,6 +179,8 @@ async def _once_reachable(
         try:
             await require_role(settings)
             await require_row_level_security(database)
+            if issuer is not None:
+                await require_issuer(database, issuer)
             space_id = await vectors.register_space(embedder.space)
             return space_id, await vectors.floor(space_id)
         except Unavailable as error:

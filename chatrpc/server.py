@@ -143,7 +143,7 @@ class _Doors:
 async def _serve(settings: Settings, doors: _Doors) -> None:
     """Reach the database, put the parts together, answer until told to stop, and drain."""
     async with AsyncExitStack() as stack:
-        memory = await stack.enter_async_context(open_memory(settings.memory))
+        memory = await stack.enter_async_context(open_memory(settings.memory, settings.auth.issuer))
         lease = await stack.enter_async_context(process_lease(Processes(memory.database)))
         worker, ingest = memory.worker(settings.memory), memory.ingest_worker(settings.memory)
         assembler = memory.assembler(settings.memory, settings.auth)

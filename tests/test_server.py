@@ -14,7 +14,9 @@ from chatapi.v1.conversation_service_pb2 import CreateConversationRequest
 from chatapi.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
 from chatrpc.db.engine import Database
+from chatrpc.db.issuer import require_issuer
 from chatrpc.db.vectors import VectorStore
+from chatrpc.errors import SettingsError
 from chatrpc.memory import MemorySettings, open_memory
 from chatrpc.server import Settings, run_server
 from chatrpc.settings import (
@@ -51,6 +53,18 @@ async def test_the_floor_is_the_operators_else_the_measured_one_else_the_models(
     async with open_memory(settings) as memory:
         assert (memory.space_id, memory.embedder.space.floor) == (space_id, expected)
         assert (await memory.embedder.embed(["hello"])).shape == (1, memory.embedder.space.dimension)
+
+
+async def test_a_server_of_another_issuer_than_the_databases_does_not_start(
+    database: Database, database_url: str
+) -> None:
+    await require_issuer(database, "https://one")
+    settings = MemorySettings(
+        DatabaseSettings(url=database_url), ModelSettings(), EmbedderSettings(), ContextSettings(), KnowledgeSettings()
+    )
+    with pytest.raises(SettingsError, match="CHATRPC_AUTH_ISSUER"):
+        async with open_memory(settings, "https://other"):
+            pass
 
 
 async def test_the_settings_quota_holds_for_whoever_has_no_other(database_url: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Computed,
     DateTime,
     Double,
@@ -366,6 +367,16 @@ class UsageHourRow(Base):
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
     embedding_tokens: Mapped[int] = mapped_column(BigInteger)
     estimated_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class TokenIssuerRow(Base):
+    """The issuer whose users' rows these are; one row, written by the first server."""
+
+    __tablename__ = "token_issuer"
+    __table_args__ = (CheckConstraint("id = 1"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default="1")
+    issuer: Mapped[str] = mapped_column(Text)
 
 
 class ServerProcessRow(Base):

@@ -194,6 +194,17 @@ async def test_models_that_nobody_has_make_no_rows(database: Database, user_id: 
     assert sorted((day.model, day.count) for day in await days(database, user_id)) == [("", 0), ("test", 3)]
 
 
+async def test_the_rows_of_an_hour_are_bounded_whatever_models_are_named(database: Database, user_id: UUID) -> None:
+    book = """
+    SELECT book_usage(%s, gen_random_uuid(), 1, 'turn', NULL, 'invented-' || n %% 50, '{"prompt_tokens": 1}', 0, 1)
+    FROM generate_series(0, 99) n
+    """
+    await database.query(user_id, (book, (user_id,)))
+    told = {day.model: (day.count, day.prompt_tokens) for day in await days(database, user_id)}
+    assert told == {f"invented-{number}": (2, 2) for number in range(32)} | {"": (36, 36)}
+    assert len({entry["model"] for entry in await entries(database, user_id)}) == 50
+
+
 async def test_a_ledger_shows_its_own_user_alone(database: Database, user_id: UUID) -> None:
     turn = await send(database, user_id, await new_conversation(database, user_id), Quota())
     await finish(Transcript(database), user_id, turn, "Hi.")

@@ -221,7 +221,9 @@ class DailyUsage(_message.Message):
     kind: Global___UsageKind.ValueType
     """What for."""
     model: _builtins.str
-    """The model that served; empty where the server that asked it died, or nothing was used."""
+    """The model that served; empty where the server that asked it died, or nothing was used, and for what the user had of
+    others within an hour after the first 32.
+    """
     count: _builtins.int
     """Replies that ended; of summaries and embeddings, pieces of work."""
     prompt_tokens: _builtins.int
