@@ -12,9 +12,10 @@ but to refuse turns for that would help nobody. It follows what large services h
   on one credit. They adapt as TCP's window does (additive increase, multiplicative decrease, as in Netflix's
   concurrency-limits), by the budget.
 - Turns beyond that stand in line: a burst is no overload, so nobody is refused for it. A line that does not move is one
-  (controlled delay, as Facebook applies it to requests: "Fail at Scale", ACM Queue, 2015). Once somebody has waited for
-  the target, the line is dissolved, and whoever then finds no room is refused at once: to wait would only make those
-  late that are accepted. That ends when nobody had to be refused for `CALM`.
+  (controlled delay and adaptive LIFO, as Facebook applies them to requests: "Fail at Scale", ACM Queue, 2015). Who came
+  last is served first: where not all can be served in time, those who are served are served quickly. Once somebody has
+  waited for the target, the line is dissolved, and whoever then finds no room is refused at once: to wait would only
+  make those late that are accepted. That ends when nobody had to be refused for `CALM`.
 - If the budget is not overdrawn, the turns wait for something else, such as an embedder over the network, and get more
   slots. Not without end: they also wait for connections to the database, and more of them only make that line longer.
 - Now and then a turn is begun whatever the budget says, so that a server whose machine has no time for it stays alive.
@@ -34,16 +35,16 @@ from collections.abc import Callable
 import structlog
 
 from chatrpc.errors import Reason, Unavailable
-from chatrpc.turns.busyness import TimeBudget, runnable_seconds
+from chatrpc.turns.busyness import TimeBudget, busy_seconds
 
 log = structlog.get_logger(__name__)
 
 # Seconds without a refusal after which an overload is over.
 CALM = 0.1
 # The share of the time for which the loop's thread may be busy, and the seconds that it may save up and overdraw. With
-# three quarters, p99 of accepted turns stays below twice the unloaded; with more credit, an overload begins with a line
+# seven tenths, p99 of accepted turns stays below twice the unloaded; with more credit, an overload begins with a line
 # in gRPC that takes longer to pass (bench.overload).
-SHARE = 0.75
+SHARE = 0.7
 CREDIT = 0.005
 DEBT = 0.02
 # Seconds after the last turn after which one is begun though the budget is overdrawn.
@@ -83,14 +84,14 @@ class Admission:
     Args:
         target: Seconds that a turn waits for a slot at most; 0 admits everything at once.
         slots: How many there usually are; as many as connections to the database, of which each turn takes one.
-        runnable: Seconds for which the loop's thread had something to do, so far.
+        busy: Seconds for which the loop's thread was busy, so far.
     """
 
-    def __init__(self, target: float = 0.0, slots: int = 1, runnable: Callable[[], float] = runnable_seconds) -> None:
+    def __init__(self, target: float = 0.0, slots: int = 1, busy: Callable[[], float] = busy_seconds) -> None:
         self._target = target
         self._usual = slots
         self._limit = float(slots)
-        self._budget = TimeBudget(SHARE, CREDIT, DEBT, runnable)
+        self._budget = TimeBudget(SHARE, CREDIT, DEBT, busy)
         self._overdrawn = False
         self._looked_at = -math.inf
         self._begun_at = -math.inf
@@ -155,13 +156,13 @@ class Admission:
 
     def _serve(self) -> None:
         while self._line and self._has_room(now := time.monotonic()):
-            _, granted = self._line.popleft()
+            _, granted = self._line.pop()
             if not granted.done():
                 self._take(now)
                 granted.set_result(None)
 
     def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve the line, and dissolve it if the first in it has waited for as long as one may.
+        """Serve the line, and dissolve it if somebody in it has waited for as long as one may.
 
         Whoever was cancelled in line is still in it.
         """

@@ -12,18 +12,20 @@ _SCHEDSTAT = "/proc/thread-self/schedstat"
 _RESOLUTION = 0.001
 
 
-def runnable_seconds() -> float:
-    """For how long the current thread had something to do, since it began: at work, or waiting for a CPU.
+def busy_seconds() -> float:
+    """For how long the current thread was busy, since it began: at work, and half of the time that it waited for a CPU.
 
-    The wait counts because a thread that shares its CPUs with others is fully busy long before it gets all of one.
-    Where the system does not tell it, the work alone.
+    A thread that shares its CPUs with others is as busy as it can be long before it gets all of one. But on a machine
+    that is busy with other things all threads wait, and keep up all the same: with all of the wait, two servers beside
+    their database and their clients on two CPUs refused half of what they could do (bench.rolling). Where the system
+    does not tell it, the work alone.
     """
     try:
         with open(_SCHEDSTAT) as file:
             at_work, waiting, _ = file.read().split()
     except (OSError, ValueError):
         return time.thread_time()
-    return (int(at_work) + int(waiting)) / 1e9
+    return (int(at_work) + int(waiting) / 2) / 1e9
 
 
 class TimeBudget:
@@ -33,14 +35,14 @@ class TimeBudget:
         share: Of the time that passes, what the thread may be busy for.
         credit: Seconds that it may save up while it has little to do.
         debt: Seconds that it can be overdrawn by at most, however long it was busy.
-        runnable: Seconds for which the thread had something to do, so far.
+        busy: Seconds for which the thread was busy, so far.
     """
 
-    def __init__(self, share: float, credit: float, debt: float, runnable: Callable[[], float]) -> None:
+    def __init__(self, share: float, credit: float, debt: float, busy: Callable[[], float]) -> None:
         self._share = share
         self._credit = credit
         self._debt = debt
-        self._runnable = runnable
+        self._busy = busy
         self._balance = credit
         # An infinite time before the first look, so that it finds the credit full.
         self._looked_at = -math.inf
@@ -52,7 +54,7 @@ class TimeBudget:
         """
         passed = now - self._looked_at
         if passed >= _RESOLUTION:
-            used = self._runnable()
+            used = self._busy()
             earned = self._share * passed - (used - self._used)
             self._balance = max(-self._debt, min(self._credit, self._balance + earned))
             self._looked_at, self._used = now, used

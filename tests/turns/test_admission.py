@@ -18,7 +18,7 @@ from chatrpc.db.engine import Database
 from chatrpc.domain import Page
 from chatrpc.errors import NotFound, Reason, Unavailable
 from chatrpc.turns.admission import COME_BACK, LEAST, STRETCH, Admission, Slot
-from chatrpc.turns.busyness import TimeBudget, runnable_seconds
+from chatrpc.turns.busyness import TimeBudget, busy_seconds
 from chatrpc.turns.events import Completed
 from tests.support.provider import Answer, Fault, Provider
 from tests.turns.conftest import running
@@ -35,13 +35,13 @@ class Thread:
     def __init__(self, share: float = 0.0) -> None:
         self._share = share
         self._since = time.monotonic()
-        self._runnable = 0.0
+        self._busy = 0.0
 
     def becomes(self, share: float) -> None:
-        self._runnable, self._since, self._share = self(), time.monotonic(), share
+        self._busy, self._since, self._share = self(), time.monotonic(), share
 
     def __call__(self) -> float:
-        return self._runnable + (time.monotonic() - self._since) * self._share
+        return self._busy + (time.monotonic() - self._since) * self._share
 
 
 async def entered(admission: Admission, number: int) -> list[Slot]:
@@ -83,8 +83,8 @@ async def test_a_burst_waits_and_nobody_is_refused() -> None:
     assert not any(task.done() for task in waiting)
     first.leave()
     slots = [second]
-    # One after the other gets the slot that another has left, in the order in which they came.
-    for task in waiting:
+    # One after the other gets the slot that another has left, and who came last comes first.
+    for task in reversed(waiting):
         slots.append(await asyncio.wait_for(task, PATIENCE))
         slots.pop(0).leave()
 
@@ -235,8 +235,8 @@ async def test_no_more_slots_are_held_than_there_are(steps: list[str], slots: in
         assert not tasks or len(held) + len(extra) >= slots
     for slot in (*held, *extra):
         slot.leave()
-    while tasks:
-        (await asyncio.wait_for(tasks.pop(0), PATIENCE)).leave()
+    for task in asyncio.as_completed(tasks, timeout=PATIENCE):
+        (await task).leave()
 
 
 async def test_who_waits_behind_somebody_who_has_left_is_refused_at_a_time_of_his_own() -> None:
@@ -267,13 +267,13 @@ def test_a_budget_is_overdrawn_by_what_is_used_beyond_the_share_and_what_was_sav
 
 
 def test_a_thread_at_work_is_busy_and_one_that_sleeps_is_not() -> None:
-    began, before = time.monotonic(), runnable_seconds()
+    began, before = time.monotonic(), busy_seconds()
     while time.monotonic() - began < 0.05:
         pass
-    worked = runnable_seconds() - before
+    worked = busy_seconds() - before
     assert worked > 0
     time.sleep(0.05)
-    assert runnable_seconds() - before - worked < worked
+    assert busy_seconds() - before - worked < worked
 
 
 async def test_turns_hold_their_slots_only_while_the_server_works_for_them(
