@@ -57,7 +57,7 @@ class Connection(AsyncConnection[DictRow]):
     def cursor_of(self, query: str) -> AsyncCursor[DictRow]:
         """The one cursor of a statement, which knows from the last time how parameters and results are converted.
 
-        It also keeps its last result, so this is for statements of small ones.
+        It also keeps its last parameters and result until it is used again, so this is for statements of small results.
         """
         cursor = self._cursors.get(query)
         if cursor is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import psycopg
+
 from chatrpc.db.engine import Database
 from chatrpc.errors import SettingsError
 
@@ -20,11 +22,16 @@ async def require_issuer(database: Database, issuer: str) -> None:
         Unavailable: The database cannot be reached.
     """
     async with database.unbound() as connection:
-        await connection.execute(RECORD, (issuer,))
+        try:
+            await connection.execute(RECORD, (issuer,))
+        except psycopg.errors.UndefinedTable:
+            raise SettingsError(
+                "The database's schema is older than this server; run `chatrpc migrate` first."
+            ) from None
         row = await (await connection.execute(RECORDED)).fetchone()
     assert row is not None  # Nobody deletes it while servers start.
     if row["issuer"] != issuer:
         raise SettingsError(
             f"CHATRPC_AUTH_ISSUER is {issuer!r}, but the database holds the users of {row['issuer']!r}; give each "
-            "issuer a database of its own."
+            "issuer a database of its own, or correct the one in `token_issuer` as the schema's owner."
         )

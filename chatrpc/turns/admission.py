@@ -12,13 +12,14 @@ but to refuse turns for that would help nobody. It follows what large services h
   on one credit. They adapt as TCP's window does (additive increase, multiplicative decrease, as in Netflix's
   concurrency-limits), by the budget.
 - Turns beyond that stand in line: a burst is no overload, so nobody is refused for it. A line that does not move is one
-  (controlled delay and adaptive LIFO, as Facebook applies them to requests: "Fail at Scale", ACM Queue, 2015). Who came
-  last is served first: where not all can be served in time, those who are served are served quickly. Once somebody has
-  waited for the target, the line is dissolved, and whoever then finds no room is refused at once: to wait would only
-  make those late that are accepted. That ends when nobody had to be refused for `CALM`.
+  (controlled delay, as Facebook applies it to requests: "Fail at Scale", ACM Queue, 2015). Once somebody has waited for
+  the target, the line is dissolved, and whoever then finds no room is refused at once: to wait would only make those
+  late that are accepted. That ends when nobody had to be refused for `CALM`. To serve the newest first, as is also done
+  there, would turn round what a user says in two calls.
 - If the budget is not overdrawn, the turns wait for something else, such as an embedder over the network, and get more
   slots. Not without end: they also wait for connections to the database, and more of them only make that line longer.
-- Now and then a turn is begun whatever the budget says, so that a server whose machine has no time for it stays alive.
+- Now and then a turn is begun whatever budget and slots say, so that a server whose machine has no time for it stays
+  alive.
 
 A server that is no longer offered too much is back to normal within a second.
 """
@@ -47,7 +48,7 @@ CALM = 0.1
 SHARE = 0.7
 CREDIT = 0.005
 DEBT = 0.02
-# Seconds after the last turn after which one is begun though the budget is overdrawn.
+# Seconds after the last turn after which one is begun though the budget is overdrawn and no slot free.
 TRICKLE = 0.05
 # Seconds between two looks at the line.
 ATTENTION = 0.005
@@ -123,13 +124,15 @@ class Admission:
         """
         if not self._target:
             return Slot(None)
-        if not always:
-            if self.refuses():
-                raise overloaded()
-            if self._line or not self._has_room(time.monotonic()):
-                await self._wait()
-                return Slot(self._leave)
-        self._take(time.monotonic())
+        if always:
+            # Not taken for a turn that was begun, or many of these would leave no room for one.
+            self._held += 1
+        elif self.refuses():
+            raise overloaded()
+        elif self._line or not self._has_room(now := time.monotonic()):
+            await self._wait()
+        else:
+            self._take(now)
         return Slot(self._leave)
 
     async def _wait(self) -> None:
@@ -156,13 +159,13 @@ class Admission:
 
     def _serve(self) -> None:
         while self._line and self._has_room(now := time.monotonic()):
-            _, granted = self._line.pop()
+            _, granted = self._line.popleft()
             if not granted.done():
                 self._take(now)
                 granted.set_result(None)
 
     def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve the line, and dissolve it if somebody in it has waited for as long as one may.
+        """Serve the line, and dissolve it if the first in it has waited for as long as one may.
 
         Whoever was cancelled in line is still in it.
         """
@@ -179,12 +182,12 @@ class Admission:
         if not self._overdrawn:
             self._limit = min(float(self._held + len(self._line)), float(STRETCH * self._usual))
             self._serve()
-        if self._line:
-            self._note_refusals(now, len(self._line))
-        for _, granted in self._line:
-            if not granted.done():
-                granted.set_exception(overloaded())
+        waiting = [granted for _, granted in self._line if not granted.done()]
         self._line.clear()
+        if waiting:
+            self._note_refusals(now, len(waiting))
+        for granted in waiting:
+            granted.set_exception(overloaded())
 
     def _has_room(self, now: float) -> bool:
         """Whether another turn may be begun; slots are adapted meanwhile."""
@@ -192,9 +195,13 @@ class Admission:
         self._overdrawn = self._budget.overdrawn(now)
         if self._overdrawn:
             self._limit = max(float(min(LEAST, self._usual)), self._limit * DECREASE ** (passed / 0.02))
-        elif self._limit < self._usual:
+            # Whatever the slots say, too: those who hold them may wait for something for long.
+            return now - self._begun_at >= TRICKLE and self._held < STRETCH * self._usual
+        if self._limit < self._usual:
             self._limit = min(float(self._usual), self._limit + INCREASE * passed)
-        return self._held < int(self._limit) and (not self._overdrawn or now - self._begun_at >= TRICKLE)
+        elif not self._line:
+            self._limit = max(float(self._usual), self._limit - INCREASE * passed)
+        return self._held < int(self._limit)
 
     def _note_refusals(self, now: float, number: int) -> None:
         self._refused_at = now

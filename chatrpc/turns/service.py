@@ -123,20 +123,15 @@ class Turns:
             raise
 
     async def as_turn(self, work: Callable[[], Coroutine[None, None, _T]]) -> _T:
-        """Do other work of a turn's kind: in a slot of its own, and to its end even if its caller is cancelled.
+        """Do other work of a turn's kind: admitted as one, and to its end even if its caller is cancelled.
+
+        It holds no slot meanwhile, since it is the database that works.
 
         Raises:
             Unavailable: The server is overloaded.
         """
-        slot = await self._parts.admission.enter()
-
-        async def in_slot() -> _T:
-            try:
-                return await work()
-            finally:
-                slot.leave()
-
-        return await self._running.whole(in_slot())
+        (await self._parts.admission.enter()).leave()
+        return await self._running.whole(work())
 
     async def _accept(
         self, caller: Caller, asked: OutgoingMessage | Regeneration, pending: PendingQuery | None, slot: Slot

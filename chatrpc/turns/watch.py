@@ -268,6 +268,8 @@ class Watches:
                 f"The user watches {counted(self._most, 'conversation')} on this server "
                 "(CHATRPC_SERVER_MAX_WATCHES_PER_USER); end another watch first.",
                 subject="user",
+                # Watches whose connection is gone without a word end when that is found out.
+                retry_after=5.0,
             )
         watch = ConversationWatch(self._turns, self._watched, caller, conversation_id, reader)
         self._of_user[caller.user_id] += 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -40,16 +42,18 @@ class BusyThread:
 async def stage(
     database: Database, issuer_keys: Path, admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Stage]:
-    """A server of one slot, which is overloaded as long as it is taken."""
+    """A server of one slot, which is overloaded once that is taken, and stays so."""
     monkeypatch.setattr("chatrpc.turns.admission.CALM", PATIENCE)
+    monkeypatch.setattr("chatrpc.turns.admission.TRICKLE", math.inf)
     async with staged(database, issuer_keys, admission=admission) as opened:
         yield opened
 
 
 async def overload(admission: Admission) -> None:
-    await admission.enter()
-    with pytest.raises(Unavailable):
-        await asyncio.wait_for(admission.enter(), PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        with suppress(Unavailable):
+            while True:
+                await admission.enter()
 
 
 async def listed(stage: Stage, conversation: str) -> int:

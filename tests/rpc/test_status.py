@@ -78,7 +78,7 @@ RAISED: dict[Reason, ChatError] = {
         FailedPrecondition(Reason.REPLY_UNFINISHED, "Remedy."),
         FailedPrecondition(Reason.PATH_TOO_LONG, "Remedy."),
         ResourceExhausted(Reason.TOO_MANY_FORKS, "Remedy.", "user", 1.0),
-        ResourceExhausted(Reason.TOO_MANY_WATCHES, "Remedy.", "user"),
+        ResourceExhausted(Reason.TOO_MANY_WATCHES, "Remedy.", "user", 5.0),
         NotFound(Reason.DOCUMENT_NOT_FOUND, "document", "x"),
         NotFound(Reason.COLLECTION_NOT_FOUND, "collection", "x"),
         InvalidInput("description.media_type", "Remedy.", Reason.MEDIA_TYPE_UNSUPPORTED),

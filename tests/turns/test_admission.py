@@ -17,7 +17,7 @@ from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.domain import Page
 from chatrpc.errors import NotFound, Reason, Unavailable
-from chatrpc.turns.admission import COME_BACK, LEAST, STRETCH, Admission, Slot
+from chatrpc.turns.admission import COME_BACK, LEAST, STRETCH, TRICKLE, Admission, Slot
 from chatrpc.turns.busyness import TimeBudget, busy_seconds
 from chatrpc.turns.events import Completed
 from tests.support.provider import Answer, Fault, Provider
@@ -83,8 +83,8 @@ async def test_a_burst_waits_and_nobody_is_refused() -> None:
     assert not any(task.done() for task in waiting)
     first.leave()
     slots = [second]
-    # One after the other gets the slot that another has left, and who came last comes first.
-    for task in reversed(waiting):
+    # One after the other gets the slot that another has left, in the order in which they came.
+    for task in waiting:
         slots.append(await asyncio.wait_for(task, PATIENCE))
         slots.pop(0).leave()
 
@@ -151,13 +151,60 @@ async def test_now_and_then_a_turn_is_begun_however_busy_the_loop_is() -> None:
         (await until_admitted(admission.enter)).leave()
 
 
+async def test_turns_that_hold_their_slots_for_long_do_not_keep_all_others_out() -> None:
+    admission = Admission(TARGET, 2, Thread(1.0))
+    held = await overload(admission)
+    for _ in range(3):
+        held.append(await until_admitted(admission.enter))
+    assert len(held) > 2
+
+
+async def test_resends_do_not_keep_turns_out() -> None:
+    admission = Admission(TARGET, 2, Thread(1.0))
+
+    async def resend() -> None:
+        while True:
+            (await admission.enter(always=True)).leave()
+            await asyncio.sleep(TRICKLE / 10)
+
+    resending = asyncio.create_task(resend())
+    try:
+        for _ in range(3):
+            await overload(admission)
+            await until_admitted(admission.enter)
+    finally:
+        resending.cancel()
+
+
+async def test_slots_that_a_slow_embedder_made_go_again() -> None:
+    thread = Thread()
+    admission = Admission(TARGET, 2, thread)
+    for slot in await overload(admission):
+        slot.leave()
+    # Whoever finds a slot free does not wait; three who do are more than there usually are.
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await asyncio.sleep(0.05)
+            entering = [asyncio.create_task(admission.enter()) for _ in range(3)]
+            await asyncio.sleep(0)
+            begun = [task for task in entering if task.done()]
+            for task in entering:
+                if task.done():
+                    task.result().leave()
+                else:
+                    task.cancel()
+            if len(begun) == 2:
+                break
+
+
 async def test_a_resend_is_never_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatrpc.turns.admission.CALM", PATIENCE)
+    monkeypatch.setattr("chatrpc.turns.admission.STRETCH", 1)
     admission = Admission(TARGET, 1, Thread())
-    slots = await overload(admission)
+    [slot] = await overload(admission)
     again = await admission.enter(always=True)
     # It counts all the same: the slot that it holds is nobody else's.
-    slots.pop().leave()
+    slot.leave()
     assert admission.refuses()
     again.leave()
     assert not admission.refuses()
@@ -239,7 +286,10 @@ async def test_no_more_slots_are_held_than_there_are(steps: list[str], slots: in
         (await task).leave()
 
 
-async def test_who_waits_behind_somebody_who_has_left_is_refused_at_a_time_of_his_own() -> None:
+async def test_who_waits_behind_somebody_who_has_left_is_refused_at_a_time_of_his_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chatrpc.turns.admission.TRICKLE", math.inf)
     admission = Admission(10 * TARGET, 1, Thread(1.0))
     await entered(admission, 1)
     gone = asyncio.create_task(admission.enter())

@@ -214,6 +214,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TOO_MANY_WATCHES: _ErrorReason.ValueType  # 46
     """RESOURCE_EXHAUSTED. The user watches as many conversations at a time as one may; end another watch first.
+    google.rpc.RetryInfo says when to come again, since those whose connection is lost may not have ended yet.
     Sample: `{"reason": "TOO_MANY_WATCHES", "metadata": {"subject": "user"}}`
     """
 
@@ -415,6 +416,7 @@ Sample: `{"reason": "TOO_MANY_FORKS", "metadata": {"subject": "user"}}`
 """
 ERROR_REASON_TOO_MANY_WATCHES: ErrorReason.ValueType  # 46
 """RESOURCE_EXHAUSTED. The user watches as many conversations at a time as one may; end another watch first.
+google.rpc.RetryInfo says when to come again, since those whose connection is lost may not have ended yet.
 Sample: `{"reason": "TOO_MANY_WATCHES", "metadata": {"subject": "user"}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
