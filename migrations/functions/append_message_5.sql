@@ -42,6 +42,14 @@ DECLARE
 BEGIN
     outcome := set_config('chatrpc.user_id', p_user::text, true);
     BEGIN
+        -- A large message is dear to write and to undo, as a resend would be again and again: its key is looked for first.
+        IF pg_column_size(p_parts) > 2000 AND EXISTS (
+            SELECT FROM messages m WHERE m.user_id = p_user AND m.conversation_id = p_conversation
+                                     AND m.client_message_id = p_client_message_id)
+        THEN
+            outcome := 'no_conversation';  -- should it be erased before it is read
+            RAISE SQLSTATE 'RFUSE';
+        END IF;
         LOOP
             -- RETURNING knows nothing of the old row before PostgreSQL 18, so the new one keeps its head.
             UPDATE conversations c SET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from itertools import pairwise
 from uuid import UUID, uuid4
 
@@ -50,6 +51,29 @@ async def test_a_resend_attaches_to_the_same_turn(database: Database, user_id: U
     assert again.message == first.message
     assert again.reply == first.reply
     assert again.path == first.path
+
+
+async def test_a_resend_of_a_large_message_writes_nothing(database: Database, user_id: UUID) -> None:
+    async def written() -> int:
+        async with database.unbound() as connection:
+            cursor = await connection.execute(
+                "SELECT sum(pg_relation_size(reltoastrelid))::bigint AS bytes FROM pg_class "
+                "WHERE relname LIKE 'messages%' AND reltoastrelid <> 0"
+            )
+            row = await cursor.fetchone()
+        assert row is not None
+        return int(row["bytes"])
+
+    conversation_id = await new_conversation(database, user_id)
+    text = secrets.token_hex(200_000)
+    await append(database, user_id, conversation_id, "a", text)
+    before = await written()
+    assert before > 100_000
+    for _ in range(3):
+        assert (await append(database, user_id, conversation_id, "a", text)).duplicate
+    with pytest.raises(AlreadyExists, match="'a' was used"):
+        await append(database, user_id, conversation_id, "a", text[1:])
+    assert await written() == before
 
 
 async def test_a_key_used_for_other_text_is_refused(database: Database, user_id: UUID) -> None:
