@@ -4,7 +4,7 @@ Sends of every policy, resends, cancels and resumes at either process, faults of
 leases that run out unnoticed, clocks that jump, sweeps, a Redis that forgets everything or drops all connections come
 in any order, and what was begun goes on meanwhile. A plain model says what must have come of it. Histories are run by
 the dozen, each with processes of its own, and whatever waits by the clock waits for moments only. A failure prints them
-and hypothesis' seed. `pytest tests/turns/test_histories.py --hypothesis-profile=long` runs ten times as many.
+and hypothesis' seed. `pytest tests/turns/test_histories.py --hypothesis-profile=long` runs five times as many.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from tests.support.redis_server import RedisServer
 from tests.turns.conftest import Process, model_settings, running
 
 PATIENCE = 30.0
-# Histories that run at once, how often, and in how many parts, which test processes share: 1,008 in all, or 10,008.
+# Histories that run at once, how often, and in how many parts, which test processes share: 2,016 in all, or 10,008.
 AT_ONCE = 12
-EXAMPLES = 278 if settings.get_current_profile_name() == "long" else 28
+EXAMPLES = 278 if settings.get_current_profile_name() == "long" else 56
 PARTS = 3
 # Seconds, where a server waits for up to five of them.
 MOMENT = 0.02
