@@ -306,7 +306,7 @@ class Transcript:
             limits.pending,
             *_quota_params(reservation, quota),
         )
-        placed = (user_id, reply_id)
+        placed = {"user": user_id, "reply": reply_id}
         [row], turns, replies = await self._database.query(
             user_id, (REGENERATE, params), (TURN, placed), (REPLY, placed)
         )
@@ -346,7 +346,8 @@ class Transcript:
         Raises:
             NotFound: No such reply.
         """
-        turns, replies = await self._database.query(user_id, (TURN, (user_id, reply_id)), (REPLY, (user_id, reply_id)))
+        placed = {"user": user_id, "reply": reply_id}
+        turns, replies = await self._database.query(user_id, (TURN, placed), (REPLY, placed))
         if not turns or not replies:
             raise NotFound(Reason.REPLY_NOT_FOUND, "reply", str(reply_id))
         return stored_turn(turns[0], replies[0], duplicate=True)

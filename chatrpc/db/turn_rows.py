@@ -21,17 +21,20 @@ from chatrpc.errors import (
 if TYPE_CHECKING:
     from chatrpc.db.transcript import TurnLimits
 
-REPLY = f"SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %s AND id = %s AND role = 'assistant'"
-# The settings of a regenerated reply that has its own stand with it, else with the message.
+REPLY = f"""
+SELECT {MESSAGE_COLUMNS} FROM messages m WHERE user_id = %(user)s AND id = %(reply)s AND role = 'assistant'
+"""
+# The settings of a regenerated reply that has its own stand with it, else with the message. Each row is looked for by
+# itself: a join that is planned while the tables are new, as plans of connections are kept, reads all rows of the user.
 TURN = f"""
 SELECT {MESSAGE_COLUMNS}, coalesce(r.turn_settings, m.turn_settings) AS turn_settings, c.settings, c.revision, c.memory,
        coalesce(b.lineage, '{{}}') AS lineage, p.state AS parent_state
 FROM messages r
-JOIN messages m ON m.user_id = r.user_id AND m.id = r.parent_id
-JOIN conversations c ON c.user_id = r.user_id AND c.id = r.conversation_id
+CROSS JOIN LATERAL (SELECT * FROM messages WHERE user_id = %(user)s AND id = r.parent_id LIMIT 1) m
+CROSS JOIN LATERAL (SELECT * FROM conversations WHERE user_id = %(user)s AND id = r.conversation_id LIMIT 1) c
 LEFT JOIN branches b ON b.user_id = m.user_id AND b.conversation_id = m.conversation_id AND b.branch = m.branch
-LEFT JOIN messages p ON p.user_id = m.user_id AND p.id = m.parent_id
-WHERE r.user_id = %s AND r.id = %s AND r.role = 'assistant'
+LEFT JOIN LATERAL (SELECT state FROM messages WHERE user_id = %(user)s AND id = m.parent_id LIMIT 1) p ON true
+WHERE r.user_id = %(user)s AND r.id = %(reply)s AND r.role = 'assistant'
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from itertools import pairwise
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ import pytest
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import UNLIMITED, Checkpoint, Transcript, TurnLimits
+from chatrpc.db.turn_rows import TURN
 from chatrpc.domain import Accepted, BusyPolicy, MessageState, OutgoingMessage, Page, TextPart, TurnSettings
 from chatrpc.errors import AlreadyExists, ChatError, InvalidInput, NotFound, Reason
 from tests.db.helpers import finish, said
@@ -74,6 +76,25 @@ async def test_a_resend_of_a_large_message_writes_nothing(database: Database, us
     with pytest.raises(AlreadyExists, match="'a' was used"):
         await append(database, user_id, conversation_id, "a", text[1:])
     assert await written() == before
+
+
+async def test_a_turn_is_found_without_reading_the_users_others(database: Database, user_id: UUID) -> None:
+    """Also by a plan that is made before there is anything, as connections keep it."""
+
+    async def looked_through() -> str:
+        async with database.transaction(user_id) as connection:
+            rows = await connection.execute(
+                f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, BUFFERS OFF) {TURN}", {"user": user_id, "reply": reply_id}
+            )
+            return "\n".join(row["QUERY PLAN"] for row in await rows.fetchall())
+
+    for _ in range(20):
+        accepted = await append(database, user_id, await new_conversation(database, user_id), "a")
+    reply_id = accepted.reply.id
+    plan = await looked_through()
+    assert re.findall(r"rows=(\d+)", plan)
+    assert {int(rows) for rows in re.findall(r"rows=(\d+)", plan)} <= {0, 1}, plan
+    assert "Rows Removed" not in plan, plan
 
 
 async def test_a_key_used_for_other_text_is_refused(database: Database, user_id: UUID) -> None:
