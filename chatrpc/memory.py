@@ -1,4 +1,4 @@
-"""What conversations are remembered with: the server and the worker alike stand on it."""
+"""Puts together what conversations are remembered with, and the background work on it."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ WHERE c.user_id = %s AND c.request_id = %s AND coalesce(c.request_hash = %s, tru
 """
 OF_MESSAGE = f"""
 SELECT {CONVERSATION_COLUMNS} FROM messages m
-JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
-WHERE m.user_id = %s AND m.id = %s
+CROSS JOIN LATERAL (SELECT * FROM conversations WHERE user_id = %(user)s AND id = m.conversation_id LIMIT 1) c
+WHERE m.user_id = %(user)s AND m.id = %(message)s
 """
 
 
@@ -80,8 +80,9 @@ class Branches:
         Raises:
             NotFound: No such message.
         """
-        of_message = (user_id, message_id)
-        _, rows = await self._database.query(user_id, (SWITCH, of_message), (OF_MESSAGE, of_message))
+        _, rows = await self._database.query(
+            user_id, (SWITCH, (user_id, message_id)), (OF_MESSAGE, {"user": user_id, "message": message_id})
+        )
         if not rows:
             raise NotFound(Reason.MESSAGE_NOT_FOUND, "message", str(message_id))
         return conversation_of(rows[0])

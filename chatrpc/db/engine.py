@@ -189,15 +189,11 @@ class Database:
             await cursor.execute(query, params, prepare=True, binary=True)
             return await cursor.fetchone()
 
-    async def calls(self, *statements: Statement) -> list[list[DictRow]]:
-        """Run statements that each set the user by themselves, pipelined: one round trip in all."""
+    async def rows(self, query: str, params: Params) -> list[DictRow]:
+        """Run one statement that sets the user by itself, for all its rows, however large."""
         async with self._connection() as connection:
-            if len(statements) == 1:
-                cursor = await connection.execute(*statements[0], prepare=True, binary=True)
-                return [await cursor.fetchall()]
-            async with connection.pipeline():
-                cursors = [await connection.execute(*statement, prepare=True, binary=True) for statement in statements]
-            return [await cursor.fetchall() for cursor in cursors]
+            cursor = await connection.execute(query, params, prepare=True, binary=True)
+            return await cursor.fetchall()
 
     async def query(self, user_id: UUID, *statements: Statement) -> list[list[DictRow]]:
         """Run statements as one transaction of one user, pipelined: one round trip in all."""

@@ -106,13 +106,13 @@ class Recall:
         """The texts of rows of a pool, by row; those that were deleted meanwhile are missing."""
         if not rows:
             return {}
-        [found] = await self._database.calls(texts_call(user_id, query, pool, rows))
+        found = await self._database.rows(*texts_call(user_id, query, pool, rows))
         by_row = ((rows[each["place"] - 1], each) for each in found)
         return {row: passage_of(each, shared=bool(pool.owner[row])) for row, each in by_row}
 
     async def _row(self, query: str, params: Params) -> DictRow:
         """The row that each of these statements gives, whatever it finds. It is too large for a cursor to keep."""
-        [[row]] = await self._database.calls((query, params))
+        [row] = await self._database.rows(query, params)
         return row
 
 

@@ -380,7 +380,7 @@ class Transcript:
 
     async def claim_abandoned(self, owner: UUID, limit: int) -> list[Claim]:
         """Start a new attempt at pending replies of any users whose processes are gone, for a process with a lease."""
-        [rows] = await self._database.calls((CLAIM, (owner, limit)))
+        rows = await self._database.rows(CLAIM, (owner, limit))
         return [Claim(row["user_id"], row["reply_id"], row["attempt"]) for row in rows]
 
     async def owner(self, user_id: UUID, reply_id: UUID) -> UUID | None:
@@ -399,17 +399,15 @@ class Transcript:
         Returns:
             The replies whose attempt is not the current one any more, or that are gone.
         """
-        [rows] = await self._database.calls(
+        rows = await self._database.rows(
+            CHECKPOINT,
             (
-                CHECKPOINT,
-                (
-                    [checkpoint.user_id for checkpoint in checkpoints],
-                    [checkpoint.reply_id for checkpoint in checkpoints],
-                    [checkpoint.attempt for checkpoint in checkpoints],
-                    [json.dumps(parts_to_json(checkpoint.parts)) for checkpoint in checkpoints],
-                    ["{" + ",".join(map(str, checkpoint.delta_ends)) + "}" for checkpoint in checkpoints],
-                ),
-            )
+                [checkpoint.user_id for checkpoint in checkpoints],
+                [checkpoint.reply_id for checkpoint in checkpoints],
+                [checkpoint.attempt for checkpoint in checkpoints],
+                [json.dumps(parts_to_json(checkpoint.parts)) for checkpoint in checkpoints],
+                ["{" + ",".join(map(str, checkpoint.delta_ends)) + "}" for checkpoint in checkpoints],
+            ),
         )
         return {row["superseded"] for row in rows}
 

@@ -62,7 +62,7 @@ class Watched:
         """Which of `(user, conversation, revision)` are not at their revision any more, or gone; by index, in one
         statement."""
         users, conversations, revisions = zip(*told, strict=True)
-        [rows] = await self._database.calls((CHANGED, (list(users), list(conversations), list(revisions))))
+        rows = await self._database.rows(CHANGED, (list(users), list(conversations), list(revisions)))
         return [row["place"] - 1 for row in rows]
 
     async def state(

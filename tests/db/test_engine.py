@@ -92,8 +92,8 @@ async def _call(database: Database, user_id: UUID, asked: Statements) -> Rows:
     return [await database.call(*asked[0])]
 
 
-async def _calls(database: Database, user_id: UUID, asked: Statements) -> Rows:
-    return [rows[0] for rows in await database.calls(*asked)]
+async def _rows(database: Database, user_id: UUID, asked: Statements) -> Rows:
+    return [(await database.rows(*asked[0]))[0]]
 
 
 async def _query(database: Database, user_id: UUID, asked: Statements) -> Rows:
@@ -118,7 +118,7 @@ async def _session(database: Database, user_id: UUID, asked: Statements) -> Rows
         ]
 
 
-WAYS = [_call, _calls, _query, _transaction, _unbound, _session]
+WAYS = [_call, _rows, _query, _transaction, _unbound, _session]
 
 
 async def _ask(way: Way, database: Database, name: str = "") -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -414,10 +413,11 @@ async def test_functions_that_pass_by_row_level_security_search_only_the_user_th
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await database.query(user_id, (statement, arguments(uuid4())))
         assert (await database.query(user_id, (statement, arguments(user_id))))[0]
-        search = database.calls if bound_to == "nobody" else partial(database.query, uuid4())
         for shared in (user_id, uuid4()):
+            asked = statement, arguments(shared)
+            search = database.rows(*asked) if bound_to == "nobody" else database.query(uuid4(), asked)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                await search((statement, arguments(shared)))
+                await search
 
 
 async def test_the_number_of_passages_is_kept_by_the_database(

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from chatrpc.db.branches import OF_MESSAGE
 from chatrpc.db.conversations import Conversations
 from chatrpc.db.engine import Database
 from chatrpc.db.transcript import UNLIMITED, Checkpoint, Transcript, TurnLimits
@@ -78,22 +79,24 @@ async def test_a_resend_of_a_large_message_writes_nothing(database: Database, us
     assert await written() == before
 
 
-async def test_a_turn_is_found_without_reading_the_users_others(database: Database, user_id: UUID) -> None:
-    """Also by a plan that is made before there is anything, as connections keep it."""
-
-    async def looked_through() -> str:
-        async with database.transaction(user_id) as connection:
-            rows = await connection.execute(
-                f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, BUFFERS OFF) {TURN}", {"user": user_id, "reply": reply_id}
-            )
-            return "\n".join(row["QUERY PLAN"] for row in await rows.fetchall())
-
-    for _ in range(20):
-        accepted = await append(database, user_id, await new_conversation(database, user_id), "a")
-    reply_id = accepted.reply.id
-    plan = await looked_through()
-    assert re.findall(r"rows=(\d+)", plan)
-    assert {int(rows) for rows in re.findall(r"rows=(\d+)", plan)} <= {0, 1}, plan
+@pytest.mark.parametrize("statement", [TURN, OF_MESSAGE])
+async def test_what_belongs_to_a_message_is_found_without_reading_the_users_others(
+    database: Database, user_id: UUID, statement: str
+) -> None:
+    """By the plan that a connection makes while there is nothing, and keeps."""
+    prepared = f"PREPARE found (uuid, uuid) AS {statement}" % {"user": "$1", "reply": "$2", "message": "$2"}
+    async with database.transaction(user_id) as connection:
+        await connection.execute(prepared)
+        await connection.execute(f"EXECUTE found ('{user_id}', '{user_id}')")
+        for _ in range(20):
+            accepted = await append(database, user_id, await new_conversation(database, user_id), "a")
+        rows = await connection.execute(
+            f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, BUFFERS OFF) EXECUTE found ('{user_id}', '{accepted.reply.id}')"
+        )
+        plan = "\n".join(row["QUERY PLAN"] for row in await rows.fetchall())
+        await connection.execute("DEALLOCATE found")
+    assert re.findall(r"actual rows=1\b", plan), plan
+    assert {int(number) for number in re.findall(r"rows=(\d+)", plan)} <= {0, 1}, plan
     assert "Rows Removed" not in plan, plan
 
 

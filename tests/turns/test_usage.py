@@ -307,22 +307,22 @@ async def test_a_whole_turn_costs_four_round_trips_with_its_ledger(
 ) -> None:
     await process.said("Hi.")
     trips: list[str] = []
-    call, calls, query = database.call, database.calls, database.query
+    call, rows, query = database.call, database.rows, database.query
 
     async def counted_call(statement: str, params: Any) -> Any:
         trips.append(statement)
         return await call(statement, params)
 
-    async def counted_calls(*statements: Any) -> Any:
-        trips.append(statements[0][0])
-        return await calls(*statements)
+    async def counted_rows(statement: str, params: Any) -> Any:
+        trips.append(statement)
+        return await rows(statement, params)
 
     async def counted_query(user_id: UUID, *statements: Any) -> Any:
         trips.append(statements[0][0])
         return await query(user_id, *statements)
 
     monkeypatch.setattr(database, "call", counted_call)
-    monkeypatch.setattr(database, "calls", counted_calls)
+    monkeypatch.setattr(database, "rows", counted_rows)
     monkeypatch.setattr(database, "query", counted_query)
     provider.script(Answer(deltas=tuple(f"word {number} " for number in range(50))))
     process.caller = replace(process.caller, quota=Quota(tokens=10**9, turns=10**6))
