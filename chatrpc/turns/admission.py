@@ -11,11 +11,11 @@ but to refuse turns for that would help nobody. It follows what large services h
   asked. It may wait for the database meanwhile, and so costs the loop nothing yet; slots keep too many from being begun
   on one credit. They adapt as TCP's window does (additive increase, multiplicative decrease, as in Netflix's
   concurrency-limits), by the budget.
-- Turns beyond that stand in line: a burst is no overload, so nobody is refused for it. A line that does not move is one
-  (controlled delay, as Facebook applies it to requests: "Fail at Scale", ACM Queue, 2015). Once somebody has waited for
-  the target, the line is dissolved, and whoever then finds no room is refused at once: to wait would only make those
-  late that are accepted. That ends when nobody had to be refused for `CALM`. To serve the newest first, as is also done
-  there, would turn round what a user says in two calls.
+- Turns beyond that stand in line: a burst that passes within the target is no overload, so nobody is refused for it. A
+  line that lasts longer is one (controlled delay, as Facebook applies it to requests: "Fail at Scale", ACM Queue,
+  2015). Once somebody has waited for the target, the line is dissolved, and whoever then finds no room is refused at
+  once: to wait would only make those late that are accepted. That ends when nobody had to be refused for `CALM`. To
+  serve the newest first, as is also done there, would turn round what a user says in two calls.
 - If the budget is not overdrawn, the turns wait for something else, such as an embedder over the network, and get more
   slots. Not without end: they also wait for connections to the database, and more of them only make that line longer.
 - Now and then a turn is begun whatever budget and slots say, so that a server whose machine has no time for it stays
