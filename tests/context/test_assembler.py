@@ -58,13 +58,18 @@ class CountedEmbedder(WordEmbedder):
 def round_trips(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of statements of each round trip."""
     made: list[int] = []
-    calls = database.calls
+    rows, query = database.rows, database.query
 
-    async def counted(*statements: Any) -> Any:
+    async def counted_rows(statement: str, params: Any) -> Any:
+        made.append(1)
+        return await rows(statement, params)
+
+    async def counted_query(user_id: UUID, *statements: Any) -> Any:
         made.append(len(statements))
-        return await calls(*statements)
+        return await query(user_id, *statements)
 
-    monkeypatch.setattr(database, "calls", counted)
+    monkeypatch.setattr(database, "rows", counted_rows)
+    monkeypatch.setattr(database, "query", counted_query)
     return made
 
 
