@@ -138,7 +138,7 @@ class Scene:
         return self._accepted.message.conversation_id
 
     def _query(self, vector: NDArray[np.float32]) -> Query:
-        return Query(vector, self._space_id, query_terms(self._accepted.message.text), elsewhere=True)
+        return Query(self._space_id, query_terms(self._accepted.message.text), elsewhere=True, vector=vector)
 
 
 def unit_vectors(number: int) -> NDArray[np.float32]:

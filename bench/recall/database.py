@@ -42,7 +42,7 @@ async def through_database(
     recall = Recall(database)
     rows: list[list[int]] = []
     for each, vector in zip(searches, vectors, strict=True):
-        query = search.Query(vector, space_id, each.terms, elsewhere=True)
+        query = search.Query(space_id, each.terms, elsewhere=True, vector=vector)
         pool = await recall.pool(user_id, None, query, ())
         ranked = shortlisted(pool, each.terms, each.question, each.floor)
         passages = await recall.passages(user_id, query, pool, [found.row for found in ranked])

@@ -27,13 +27,9 @@ from bench.replay.dataset import load
 from bench.retrieval.peer import LANGUAGE_MODEL, Peer, SharedEmbedder, open_peer
 from bench.search.sentences import sentences
 from bench.table import percentile, print_table
-from chatrpc.context.query import query_text
-from chatrpc.context.retrieval.choose import choose, shortlist
-from chatrpc.context.retrieval.fusion import fuse
-from chatrpc.context.retrieval.lexicon import query_terms
-from chatrpc.context.retrieval.moments import spans
+from chatrpc.context.query import PendingQuery
+from chatrpc.context.retrieval import Retriever, spans
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Query
 from chatrpc.db.vectors import VectorStore
 from chatrpc.domain import RetrievalMode, Role
 from chatrpc.models.embedding import build_embedder, query_embedder
@@ -73,26 +69,26 @@ class Ours:
     """chatrpc's retrieval, from the question's text to the texts of the passages."""
 
     def __init__(self, recall: Recall, embedder: Embedder, user_id: UUID, space_id: int, memory: Memory) -> None:
-        self._recall = recall
+        self._retriever = Retriever(recall, embedder.space, space_id, shared_id=None)
         self._embedder = embedder
         self._user_id = user_id
-        self._space_id = space_id
         self._memory = memory
         self.embedding = 0.0
         """Seconds that the last question's embedding took."""
 
     async def search(self, question: Question) -> list[str]:
-        space = self._embedder.space
-        started = time.perf_counter()
-        [vector] = await self._embedder.embed([query_text(question.text, space.max_tokens)])
-        self.embedding = time.perf_counter() - started
-        query = Query(vector, self._space_id, query_terms(question.text), elsewhere=True)
-        pool = await self._recall.pool(self._user_id, None, query, ())
-        mode = RetrievalMode.CALIBRATED
-        scores = fuse(pool, query.terms, spans(question.text, question.asked_at), space.floor)
-        ranked = shortlist(pool, scores, mode=mode, limit=TOP, verbatim_ids=())
-        passages = await self._recall.passages(self._user_id, query, pool, [each.row for each in ranked])
-        chosen = choose(ranked, passages, mode=mode, floor=space.floor, limit=TOP, verbatim_texts=[question.text])
+        pending = PendingQuery(self._embedder, question.text)
+        sought = self._retriever.sought(question.text, elsewhere=True, collections=())
+        found = await self._retriever.find(self._user_id, None, sought, pending, ())
+        self.embedding = pending.micros / 1e6
+        chosen = await self._retriever.choose(
+            self._user_id,
+            found,
+            mode=RetrievalMode.CALIBRATED,
+            limit=TOP,
+            spans=spans(question.text, question.asked_at),
+            verbatim_texts=[question.text],
+        )
         # A message's id is the number of its row.
         rows = [hit.message_id.int for hit in chosen.hits if hit.message_id is not None]
         return [self._memory.messages[row].id for row in rows]

@@ -120,7 +120,7 @@ async def run(rows: int, file: Path | None) -> None:
     texts = sentences(max(SIZES) + QUESTIONS, seed=7)
     vectors = await embedded(texts, file)
     asked = range(max(SIZES), max(SIZES) + QUESTIONS)
-    queries = [Query(vectors[n].astype(np.float32), 1, query_terms(texts[n]), elsewhere=True) for n in asked]
+    queries = [Query(1, query_terms(texts[n]), elsewhere=True, vector=vectors[n].astype(np.float32)) for n in asked]
     async with (
         fresh_database() as (postgres, database),
         await AsyncConnection.connect(postgres.url, autocommit=True) as owner,

@@ -17,11 +17,10 @@ from chatrpc.context.fitting import Fitting
 from chatrpc.context.hot_path import HotPathCache
 from chatrpc.context.prompt import POLICY_TOKENS, QUERY_OVERHEAD
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.retrieval import Chosen, Found, Retriever, Span, spans
+from chatrpc.context.retrieval import Chosen, Found, Retriever, spans
 from chatrpc.context.window import keeps_enough, through
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Query as SearchQuery
-from chatrpc.db.search import moment
+from chatrpc.db.search import Sought, moment
 from chatrpc.domain import (
     Accepted,
     AssembledContext,
@@ -56,8 +55,6 @@ class _Request:
         path: What the context may hold of the conversation; with the query where that is stored.
         hits_tokens: What the hits may cost together; None where only their number is limited.
         asked_at: What "yesterday" in the query is seen from.
-        embedding_wait: Seconds spent waiting for the query's vector.
-        spans: Times that the query names.
         outcome: How the search ended, None while it has found anything to choose from.
     """
 
@@ -72,9 +69,6 @@ class _Request:
     hits_tokens: int | None
     asked_at: datetime
     started: float
-    embedding_wait: float = 0.0
-    embedding_micros: int = 0
-    spans: Sequence[Span] = ()
     outcome: RetrievalOutcome | None = None
 
     @property
@@ -86,7 +80,8 @@ class ContextAssembler:
     """Assembles contexts from the hot path, the summary and retrieved passages.
 
     A turn costs two statements, warm or cold: the search, together with the hot path where that is cold, and the texts
-    of the best.
+    of the best. For a user of very many passages, what needs no vector is done in statements of its own before the
+    query is embedded.
 
     Args:
         space_id: The embedder's space in the database.
@@ -243,9 +238,10 @@ class ContextAssembler:
         covered = () if hot.summary is None else through(request.path, hot.summary.anchor_depth)
         try:
             async with asyncio.timeout_at(deadline):
-                query = await self._query(request)
-                pool = await self._recall.pool(request.user_id, request.conversation_id, query, covered)
-                return Found(query, pool)
+                sought = self._sought(request)
+                return await self._retriever.find(
+                    request.user_id, request.conversation_id, sought, request.pending, covered
+                )
         except Exception as error:  # noqa: BLE001 - whatever a search dies of, the reply goes on.
             self._without_retrieval(request, error)
             return None
@@ -253,12 +249,17 @@ class ContextAssembler:
     async def _load(self, request: _Request, deadline: float) -> tuple[HotPath, Found | None]:
         """The cold way: hot path and search in one statement, the hot path alone where there is nothing to search."""
         key = (request.user_id, request.conversation_id, request.path)
+        if self._retriever.begins_early(request.user_id, request.pending):
+            # The vector is not there yet: what it is not needed for takes no time.
+            hot = await self._recall.hot_path(*key, keep=self._keep(request))
+            return hot, await self._search(request, hot, deadline)
         if request.hits:
             try:
                 async with asyncio.timeout_at(deadline):
-                    query = await self._query(request)
+                    query = self._sought(request).near(await request.pending.vector())
                     hot, pool = await self._recall.hot_path_and_pool(*key, query, keep=self._keep(request))
-                return hot, None if self._nothing_to_search(request, hot) else Found(query, pool)
+                found = self._retriever.found(request.user_id, query, pool)
+                return hot, None if self._nothing_to_search(request, hot) else found
             except NotFound:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; the hot path alone decides.
@@ -275,19 +276,10 @@ class ContextAssembler:
         request.outcome = RetrievalOutcome.DISABLED
         return True
 
-    async def _query(self, request: _Request) -> SearchQuery:
-        waiting = time.perf_counter()
-        try:
-            query = await request.pending.result()
-            request.embedding_micros = query.micros
-        finally:
-            request.embedding_wait = time.perf_counter() - waiting
-        request.spans = spans(query.text, request.asked_at)
-        return self._retriever.query(
-            query.text,
-            query.vector,
-            elsewhere=request.reach.elsewhere,
-            collections=None if request.reach.documents else (),
+    def _sought(self, request: _Request) -> Sought:
+        reach = request.reach
+        return self._retriever.sought(
+            request.pending.text, elsewhere=reach.elsewhere, collections=None if reach.documents else ()
         )
 
     async def _choose(self, request: _Request, hot: HotPath, found: Found | None, deadline: float) -> Chosen:
@@ -302,7 +294,7 @@ class ContextAssembler:
                     found,
                     mode=request.settings.retrieval_mode or RetrievalMode.CALIBRATED,
                     limit=request.hits,
-                    spans=request.spans,
+                    spans=spans(request.pending.text, request.asked_at),
                     verbatim_ids={message.id for message in hot.messages},
                     verbatim_places={(moment(message.created_at), message.depth) for message in hot.messages},
                     verbatim_texts=[request.query.text, *before],
@@ -347,8 +339,8 @@ class ContextAssembler:
             budget_tokens=profile.budget,
             embedding_model=self._embedder.space.name,
             model=model,
-            assembly_micros=round((time.perf_counter() - request.started - request.embedding_wait) * 1e6),
-            embedding_micros=request.embedding_micros,
+            assembly_micros=round((time.perf_counter() - request.started - request.pending.waited) * 1e6),
+            embedding_micros=request.pending.micros,
             summary_rebuilding=hot.rebuilding,
             fact_count=0 if summary is None else len(summary.facts),
         )

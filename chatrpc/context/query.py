@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 
 from chatrpc.domain import Role
 from chatrpc.models.embedding.passages import split_passages
@@ -13,54 +12,58 @@ from chatrpc.ports import Embedder, Vector
 from chatrpc.tokens import estimate_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class QueryVector:
-    """A query as it is searched for.
-
-    Attributes:
-        text: As much of it as was embedded.
-        micros: Time that the vector took, waiting included, in microseconds.
-    """
-
-    text: str
-    vector: Vector
-    micros: int
-
-
 class PendingQuery:
     """The embedding of a query, under way in a task of its own.
 
     Whoever starts it awaits it (`ContextAssembler.assemble` does) or cancels it.
+
+    Attributes:
+        text: As much of the query as is searched for.
+        waited: Seconds that were spent waiting for the vector.
+        micros: Time that the vector took, waiting included, in microseconds; 0 until it is there.
     """
 
     def __init__(self, embedder: Embedder, text: str) -> None:
-        self._task = asyncio.create_task(_embed(embedder, text), name="embed-query")
+        self.text = query_text(text, embedder.space.max_tokens)
+        self.waited = 0.0
+        self.micros = 0
+        self._embedder = embedder
+        self._task = asyncio.create_task(self._embed(), name="embed-query")
         # A turn that is never run asks for no result; an error then concerns nobody.
         self._task.add_done_callback(_retrieve_error)
 
-    async def result(self) -> QueryVector:
-        """The vector; cancelling this wait, a deadline for instance, ends the embedding too.
+    @property
+    def done(self) -> bool:
+        """Whether the vector is there, or failed."""
+        return self._task.done()
+
+    async def vector(self) -> Vector:
+        """The query's unit vector; cancelling this wait, a deadline for instance, ends the embedding too.
 
         Raises:
             Unavailable: The embedder cannot be reached.
         """
-        return await self._task
+        started = time.perf_counter()
+        try:
+            return await self._task
+        finally:
+            self.waited += time.perf_counter() - started
 
     def cancel(self) -> None:
         self._task.cancel()
 
+    async def _embed(self) -> Vector:
+        started = time.perf_counter()
+        # It is the user's words, like the messages that it is compared with.
+        vectors = await self._embedder.embed([embedding_text(Role.USER, self.text)])
+        self.micros = round((time.perf_counter() - started) * 1e6)
+        vector: Vector = vectors[0]
+        return vector
 
-def _retrieve_error(task: asyncio.Task[QueryVector]) -> None:
+
+def _retrieve_error(task: asyncio.Task[Vector]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-async def _embed(embedder: Embedder, text: str) -> QueryVector:
-    started = time.perf_counter()
-    read = query_text(text, embedder.space.max_tokens)
-    # It is the user's words, like the messages that it is compared with.
-    [vector] = await embedder.embed([embedding_text(Role.USER, read)])
-    return QueryVector(read, vector, round((time.perf_counter() - started) * 1e6))
 
 
 def query_text(text: str, max_tokens: int) -> str:

@@ -15,10 +15,13 @@ from chatrpc.db.codec import facts_from_json, parts_from_json, path_of, settings
 from chatrpc.db.engine import Database, Params
 from chatrpc.db.search import (
     POOL_BEHIND_SUMMARY,
+    Look,
     Passage,
     Pool,
     Query,
+    Sought,
     array_text,
+    look_call,
     passage_of,
     pool_call,
     pool_of,
@@ -84,13 +87,22 @@ class Recall:
         row = await self._row(HOT_PATH, _hot_path_params(user_id, conversation_id, path, keep))
         return _hot_path_of(row, conversation_id, path)
 
-    async def pool(self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path) -> Pool:
+    async def look(self, user_id: UUID, conversation_id: UUID | None, sought: Sought, through: Path) -> Look:
+        """What a search finds by words alone, for `pool`: it spares that the part for which no vector is needed."""
+        row = await self._row(*look_call(user_id, conversation_id, sought, _ends(through), _length(through)))
+        return Look(row["look"])
+
+    async def pool(
+        self, user_id: UUID, conversation_id: UUID | None, query: Query, through: Path, look: Look | None = None
+    ) -> Pool:
         """What a hybrid search finds to score; of this conversation only messages on `through`.
 
         `through` is the summarised part of the path, so that nothing is found that stands verbatim in the window.
+
+        Args:
+            look: What `look` has found for the same arguments, where it was asked.
         """
-        covered = _length(through)
-        row = await self._row(*pool_call(user_id, conversation_id, query, _ends(through), covered, covered))
+        row = await self._row(*pool_call(user_id, conversation_id, query, _ends(through), _length(through), look))
         return pool_of(row, query)
 
     async def hot_path_and_pool(
@@ -98,15 +110,15 @@ class Recall:
     ) -> tuple[HotPath, Pool]:
         """`hot_path`, and `pool` through the anchor of the summary that it finds, in one statement."""
         hot = _hot_path_params(user_id, conversation_id, path, keep)
-        pool = pool_params(user_id, conversation_id, query, _ends(path), _length(path) - keep)
+        pool = pool_params(user_id, conversation_id, query, _ends(path))
         row = await self._row(HOT_PATH_AND_POOL, (*hot, *pool))
         return _hot_path_of(row, conversation_id, path), pool_of(row, query)
 
-    async def passages(self, user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> dict[int, Passage]:
+    async def passages(self, user_id: UUID, sought: Sought, pool: Pool, rows: Sequence[int]) -> dict[int, Passage]:
         """The texts of rows of a pool, by row; those that were deleted meanwhile are missing."""
         if not rows:
             return {}
-        found = await self._database.rows(*texts_call(user_id, query, pool, rows))
+        found = await self._database.rows(*texts_call(user_id, sought, pool, rows))
         by_row = ((rows[each["place"] - 1], each) for each in found)
         return {row: passage_of(each, shared=bool(pool.owner[row])) for row, each in by_row}
 

@@ -6,10 +6,10 @@ A unit is a message or a chunk of a document; it is embedded in one or more pass
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NewType
 from uuid import UUID
 
 import numpy as np
@@ -30,13 +30,17 @@ NEAR = 128
 """Passages of either kind, near by vector and by words, that a first look chooses for an exact one. On LoCoMo's
 questions among 10,000 messages, recall at 5 to 50 is within half a point for 64 to 200 of them and for all."""
 
-_SEARCH_POOL = (
-    "search_pool(%s, %s, %s, %s::integer[], %s::integer, {through}, %s, %s::smallint, %s::integer[], "
-    "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
+_SEARCH = (
+    "search_units(%s, %s, %s, %s::integer[], {through}, %s, %s::smallint, %s::integer[], "
+    "%s, %s::uuid[], %s::integer, %s::integer, %s::integer, %s::search_look)"
 )
-POOL = f"SELECT * FROM {_SEARCH_POOL.format(through='%s::integer')}"
+POOL = f"SELECT * FROM {_SEARCH.format(through='%s::integer')}"
 # Of the row `h` of hot_path_row the summary tells through where the conversation is searched.
-POOL_BEHIND_SUMMARY = _SEARCH_POOL.format(through="h.anchor_depth")
+POOL_BEHIND_SUMMARY = _SEARCH.format(through="h.anchor_depth")
+LOOK = (
+    "SELECT look_by_words(%s, %s, %s, %s::integer[], %s::integer, %s::smallint, %s::integer[], "
+    "%s, %s::uuid[], %s::integer, %s::integer)::text AS look"
+)
 TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::smallint[])"
 # PostgreSQL counts microseconds from the beginning of 2000.
 _EPOCH = 946_684_800.0
@@ -56,13 +60,16 @@ def moment(at: datetime) -> float:
     return (at - _BEGINNING) // timedelta(microseconds=1) / 1e6 + _EPOCH
 
 
+Look = NewType("Look", str)
+"""What a search has found by words alone, as PostgreSQL writes it."""
+
+
 @dataclass(frozen=True, slots=True)
-class Query:
+class Sought:
     """What to look for, and where.
 
     Attributes:
-        vector: The question's unit vector.
-        space_id: The embedding space it belongs to.
+        space_id: The embedding space that is searched.
         terms: Of the question, the most telling first; `chatrpc.db.terms.MOST_QUERY_TERMS` are looked for.
         elsewhere: Whether to look into the active paths of the user's other conversations.
         collections: Collections whose documents to look into; None for all documents, without one too.
@@ -70,7 +77,6 @@ class Query:
         exact_to, indexed_from: Sizes that decide the tier.
     """
 
-    vector: Vector
     space_id: int
     terms: Sequence[str]
     elsewhere: bool
@@ -78,6 +84,25 @@ class Query:
     shared_id: UUID | None = None
     exact_to: int = EXACT_TO
     indexed_from: int = INDEXED_FROM
+
+    def near(self, vector: Vector) -> Query:
+        return Query(
+            self.space_id,
+            self.terms,
+            self.elsewhere,
+            self.collections,
+            self.shared_id,
+            self.exact_to,
+            self.indexed_from,
+            vector=vector,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Sought):
+    """With the question's unit vector."""
+
+    vector: Vector = field(kw_only=True)
 
 
 class Tier(StrEnum):
@@ -171,15 +196,31 @@ class Passage:
     citation: Citation | None
 
 
+def look_call(user_id: UUID, conversation_id: UUID | None, sought: Sought, ends: str, through: int) -> Statement:
+    """The statement that looks by words; `ends` as the function hot_path_row has it."""
+    return LOOK, (
+        user_id,
+        sought.shared_id,
+        conversation_id,
+        ends,
+        through,
+        sought.space_id,
+        array_text(query_places(sought.terms)),
+        *_where(sought),
+        sought.exact_to,
+        NEAR,
+    )
+
+
 def pool_call(
-    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, through: int | None
+    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, through: int, look: Look | None = None
 ) -> Statement:
-    """The statement that finds a pool; `ends` as the function hot_path has it."""
-    return POOL, pool_params(user_id, conversation_id, query, ends, last_anchor, through)
+    """The statement that finds a pool, of which `look` has found a part where it is given."""
+    return POOL, pool_params(user_id, conversation_id, query, ends, through, look=look)
 
 
 def pool_params(
-    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, last_anchor: int, *through: int | None
+    user_id: UUID, conversation_id: UUID | None, query: Query, ends: str, *through: int, look: Look | None = None
 ) -> tuple[object, ...]:
     """The parameters of the search, `through` where it is one of them."""
     return (
@@ -187,17 +228,20 @@ def pool_params(
         query.shared_id,
         conversation_id,
         ends,
-        last_anchor,
         *through,
         HalfVector(query.vector),
         query.space_id,
         array_text(query_places(query.terms)),
-        query.elsewhere,
-        None if query.collections is None else array_text(query.collections),
+        *_where(query),
         query.exact_to,
         query.indexed_from,
         NEAR,
+        look,
     )
+
+
+def _where(sought: Sought) -> tuple[bool, str | None]:
+    return sought.elsewhere, None if sought.collections is None else array_text(sought.collections)
 
 
 def array_text(values: Iterable[object]) -> str:
@@ -205,8 +249,8 @@ def array_text(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
-    """The pool that the function search_pool packed."""
+def pool_of(row: Mapping[str, Any], sought: Sought) -> Pool:
+    """The pool that the function search_units packed."""
     unit = _array(row["units"], "V16")
     containers = _array(row["containers"], "V16")
     columns: dict[str, Any] = {
@@ -222,7 +266,7 @@ def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
         "source": _array(row["sources"], ">i2"),
     }
     length = _array(row["lengths"], ">i4").astype(np.int32)
-    frequency = _frequencies(row["matches"], min(len(query.terms), MOST_QUERY_TERMS), len(unit))
+    frequency = _frequencies(row["matches"], min(len(sought.terms), MOST_QUERY_TERMS), len(unit))
     if columns["passage"].any():
         nearest, group = _group(unit, columns["cosine"])
         columns = {name: column[nearest] for name, column in columns.items()}
@@ -243,12 +287,12 @@ def pool_of(row: Mapping[str, Any], query: Query) -> Pool:
     )
 
 
-def texts_call(user_id: UUID, query: Query, pool: Pool, rows: Sequence[int]) -> Statement:
+def texts_call(user_id: UUID, sought: Sought, pool: Pool, rows: Sequence[int]) -> Statement:
     """The statement that reads the texts of rows of a pool."""
     chosen = list(rows)
     units = array_text(unit.hex() for unit in pool.unit[chosen].tolist())
     passages = array_text(pool.passage[chosen].tolist())
-    return TEXTS, (user_id, query.shared_id, query.space_id, units, passages)
+    return TEXTS, (user_id, sought.shared_id, sought.space_id, units, passages)
 
 
 def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from chatrpc.context.query import PendingQuery
-from chatrpc.context.retrieval import Found, Retriever
+from chatrpc.context.retrieval import Retriever
 from chatrpc.db.recall import Recall
 from chatrpc.domain import Hit, RetrievalMode
 from chatrpc.ports import Embedder
@@ -24,7 +24,6 @@ class DocumentSearch:
     """
 
     def __init__(self, recall: Recall, embedder: Embedder, space_id: int, shared_id: UUID) -> None:
-        self._recall = recall
         self._embedder = embedder
         self._retriever = Retriever(recall, embedder.space, space_id, shared_id)
 
@@ -41,7 +40,10 @@ class DocumentSearch:
         Raises:
             Unavailable: The embedder or the database cannot be reached.
         """
-        asked = await PendingQuery(self._embedder, text).result()
-        query = self._retriever.query(asked.text, asked.vector, elsewhere=False, collections=list(collections) or None)
-        found = Found(query, await self._recall.pool(user_id, None, query, ()))
+        pending = PendingQuery(self._embedder, text)
+        try:
+            sought = self._retriever.sought(pending.text, elsewhere=False, collections=list(collections) or None)
+            found = await self._retriever.find(user_id, None, sought, pending, ())
+        finally:
+            pending.cancel()
         return (await self._retriever.choose(user_id, found, mode=RetrievalMode.CALIBRATED, limit=limit)).hits

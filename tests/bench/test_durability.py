@@ -14,4 +14,4 @@ async def test_a_turn_takes_three_round_trips_and_none_for_a_delta(
     cost = await measure(database_url, None, 40, 100.0)
     assert cost.deltas > 1
     assert cost.round_trips == 3
-    assert cost.statements == {"append_message": 1, "search_pool": 1, "finish_reply": 1}
+    assert cost.statements == {"append_message": 1, "search_units": 1, "finish_reply": 1}

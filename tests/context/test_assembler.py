@@ -249,6 +249,45 @@ async def test_the_query_is_embedded_once_although_it_starts_before_the_append(h
     assert context.report.embedding_micros > 0
 
 
+# Neither near to any query, nor of words.
+MANY_PASSAGES = """
+INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, span_start,
+                        span_end, embedding)
+SELECT %(user)s, %(space)s, gen_random_uuid(), 0, %(user)s, 0, 10 * n, true, 0, 0, array_fill(-1, ARRAY[384])::halfvec
+FROM generate_series(1, 2001) AS n
+"""
+
+
+async def test_of_many_passages_all_that_needs_no_vector_is_read_while_the_query_is_embedded(
+    household: Household, round_trips: list[int]
+) -> None:
+    said = await household.send(await household.open_conversation(), "my cat is called Tom")
+    await household.finish(said, "Nice.")
+    await household.worker.drain()
+    many = (MANY_PASSAGES, {"user": household.user_id, "space": household.space_id})
+    await household.database.query(household.user_id, many)
+    embedder = CountedEmbedder()
+    process = assembler(household, embedder)
+    turn = await household.send(await household.open_conversation(), "how is my cat called")
+    first = await process.assemble(household.user_id, turn.accepted)
+    assert [hit.text for hit in first.report.hits] == ["my cat is called Tom", "Nice."]
+    process.forget(household.user_id, turn.accepted.message.conversation_id)
+    # The hot path, unless it is there, and what words alone find.
+    for statements in ([1, 1], [1]):
+        round_trips.clear()
+        embedder.gate.clear()
+        assembling = asyncio.create_task(process.assemble(household.user_id, turn.accepted))
+        async with asyncio.timeout(30):
+            while len(round_trips) < len(statements):
+                await asyncio.sleep(0.001)
+        embedder.gate.set()
+        context = await assembling
+        # The search by the vector, and the texts.
+        assert round_trips == [*statements, 1, 1]
+        assert context.prompt == first.prompt
+        assert context.report.hits == first.report.hits
+
+
 async def test_a_slow_embedder_costs_the_passages_and_not_the_reply(household: Household) -> None:
     conversation_id = await household.open_conversation()
     last = await household.talk(conversation_id, 2)
@@ -385,7 +424,7 @@ async def test_an_abandoned_query_stops_its_embedding() -> None:
     pending = PendingQuery(embedder, "hello")
     pending.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await pending.result()
+        await pending.vector()
 
 
 def test_of_a_long_query_the_end_is_embedded() -> None:

@@ -88,7 +88,7 @@ class Maker:
 
     def query(self, space_id: int, **scope: Any) -> Query:
         words = self.random.sample([*WORDS, "unheard"], self.random.choice([0, 1, 3, 10, 20]))
-        return Query(self.vector(), space_id, words, **scope)
+        return Query(space_id, words, **scope, vector=self.vector())
 
     def unit(
         self,

@@ -134,7 +134,7 @@ async def test_vectors_of_the_first_schema_are_found_after_the_migration_and_rea
         )
     await asyncio.to_thread(upgrade, empty_url)
     async with open_database(DatabaseSettings(url=empty_url)) as database:
-        query = Query(np.array([0, 0.6, 0.8], np.float32), 1, ("hello",), elsewhere=True)
+        query = Query(1, ("hello",), elsewhere=True, vector=np.array([0, 0.6, 0.8], np.float32))
         for exact_to in (100, -1):
             pool = await Recall(database).pool(user, None, replace(query, exact_to=exact_to), ())
             assert [pool.unit_id(row) for row in range(len(pool))] == [message]

@@ -122,7 +122,7 @@ async def test_one_round_trip_searches_up_to_the_summary(database: Database, use
     conversation_id = await new_conversation(database, user_id)
     made = await turns(database, user_id, conversation_id, 6)
     await embed(database, user_id, space_id, [t.message for t in made], 0)
-    query = Query(vector(1), space_id, (), elsewhere=False)
+    query = Query(space_id, (), elsewhere=False, vector=vector(1))
     path = made[-1].path
     _, nothing = await recall.hot_path_and_pool(user_id, conversation_id, path, query)
     assert len(nothing) == 0
@@ -143,7 +143,7 @@ async def test_another_branch_is_not_found_from_elsewhere(database: Database, us
     await embed(database, user_id, space_id, [t.message for t in made], 0)
     edited = await append(database, user_id, branched, "edit", "edited", parent=made[0].reply.id)
     await embed(database, user_id, space_id, [edited.message, made[1].message], 50)
-    query = Query(vector(1), space_id, (), elsewhere=True)
+    query = Query(space_id, (), elsewhere=True, vector=vector(1))
     found = await recall.pool(user_id, elsewhere, query, ())
     assert await texts(recall, user_id, query, found) == {"question 0", "edited"}
 
@@ -164,7 +164,7 @@ async def test_a_vector_written_while_its_branch_is_left_is_not_found_from_elsew
         embedding = group.create_task(embed(database, user_id, space_id, [second.message], 1))
         await asyncio.wait({embedding}, timeout=0.3)
     elsewhere = await new_conversation(database, user_id)
-    query = Query(vector(1), space_id, (), elsewhere=True)
+    query = Query(space_id, (), elsewhere=True, vector=vector(1))
     assert len(await Recall(database).pool(user_id, elsewhere, query, ())) == 0
 
 

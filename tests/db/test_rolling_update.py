@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest_asyncio
 from alembic import command
+from pgvector import HalfVector
 from pgvector.psycopg import register_vector_async
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
@@ -17,7 +18,8 @@ from psycopg.types.json import Jsonb
 from chatrpc.db import transcript
 from chatrpc.db.engine import open_database
 from chatrpc.db.migrate import config, upgrade
-from chatrpc.db.search import TEXTS, Query, pool_call
+from chatrpc.db.search import TEXTS
+from chatrpc.db.terms import query_places
 from chatrpc.db.vectors import NewVector, VectorStore
 from chatrpc.dev.postgres import PostgresServer
 from chatrpc.ports import EmbeddingSpace
@@ -26,6 +28,10 @@ from chatrpc.settings import DatabaseSettings
 # As the release before calls them.
 APPEND = "SELECT * FROM append_message(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 FINISH = "SELECT * FROM finish_reply(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+SEARCH = (
+    "SELECT * FROM search_pool(%s, %s, %s, %s::integer[], %s::integer, %s::integer, %s, %s::smallint, %s::integer[], "
+    "%s, %s::uuid[], %s::integer, %s::integer, %s::integer)"
+)
 HOT_PATH = "SELECT * FROM hot_path(%s, %s, %s::integer[], %s::integer[], %s::integer)"
 USAGE = {"prompt_tokens": 40, "cached_tokens": 0, "completion_tokens": 2, "estimated": False}
 
@@ -123,13 +129,13 @@ async def test_searches_prepared_before_go_on_with_the_functions_new_bodies(post
         store = VectorStore(database)
         space = await store.register_space(EmbeddingSpace("s", "s", 4, floor=0.3, max_tokens=64))
         await store.add(user, space, [NewVector(message, conversation, 0, (0, 6), vector, {"hello": 1})])
-        query = Query(vector, space, ("hello",), elsewhere=True, exact_to=0)
-        search = pool_call(user, conversation, query, "{9}", 9, 9)
+        terms = query_places(("hello",))
+        search = (user, None, conversation, "{9}", 9, 9, HalfVector(vector), space, terms, True, None, 0, 9, 9)
 
         async def searched() -> list[DictRow]:
             return [
                 await called(connection, HOT_PATH, user, conversation, "{0}", "{9}", 9),
-                await called(connection, search[0], *search[1]),
+                await called(connection, SEARCH, *search),
                 await called(connection, TEXTS, user, None, space, [message], "{0}"),
             ]
 

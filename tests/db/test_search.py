@@ -75,6 +75,15 @@ def assert_are_exact(pool: Pool, expected: Expected) -> None:
     assert pool.length.tolist() == [expected.length[unit] for unit in ids]
 
 
+def assert_same(pool: Pool, other: Pool) -> None:
+    said = []
+    for each in (pool, other):
+        units = sorted(zip([each.unit_id(row) for row in range(len(each))], each.cosine.tolist(), strict=True))
+        of_all = (each.tier, each.population, each.mean_length, each.dense_mean, each.dense_std)
+        said.append((units, of_all, each.document_frequency.tolist()))
+    assert said[0] == said[1]
+
+
 @settings(
     max_examples=40,
     deadline=None,
@@ -134,9 +143,19 @@ async def test_a_search_finds_what_is_in_scope_and_nothing_else(
         covered = through[-1][1] if through else 0
         narrow = replace(query, exact_to=covered + documents)
         assert_is_all(await recall.pool(user, conversation, narrow, through), expected, query, user)
-    coarse = await recall.pool(user, conversation, replace(query, exact_to=-1), through)
+    many = replace(query, exact_to=-1)
+    coarse = await recall.pool(user, conversation, many, through)
     assert coarse.tier is Tier.TWO_STAGE
     assert_are_exact(coarse, expected)
+    for asked in (query, many):
+        look = await recall.look(user, conversation, asked, through)
+        assert_same(
+            await recall.pool(user, conversation, asked, through, look),
+            await recall.pool(user, conversation, asked, through),
+        )
+    # Whatever somebody else's words have found, only the user's own comes in.
+    foreign = await recall.look(stranger, conversation, many, through)
+    assert_are_exact(await recall.pool(user, conversation, many, through, foreign), expected)
     # So few passages are all among the nearest.
     assert len(coarse) == len(expected.cosine)
 
@@ -174,7 +193,7 @@ async def test_what_is_said_is_found_by_its_words_and_read_back(database: Databa
             for number, (span, terms, vector) in enumerate(passages)
         ],
     )
-    query = Query(direction, space_id, ("lighthouse", "harbour", "ship"), elsewhere=True)
+    query = Query(space_id, ("lighthouse", "harbour", "ship"), elsewhere=True, vector=direction)
     pool = await recall.pool(user_id, None, query, ())
     assert (len(pool), pool.unit_id(0), pool.passage[0], pool.length[0]) == (1, turn.message.id, 1, 4)
     assert found_terms(pool, query.terms) == {turn.message.id: {"lighthouse": 2, "harbour": 1}}
@@ -205,7 +224,7 @@ async def test_chunks_of_shared_documents_are_read_with_their_citation(database:
     direction = unit_vector(np.random.default_rng(3))
     gone = NewVector(uuid4(), document, 0, (0, 1), direction)
     await store_.add_chunks(everyones, space_id, [NewVector(chunk, document, 0, (0, 20), direction, {"pump": 1}), gone])
-    query = Query(direction, space_id, ("pump",), elsewhere=True, collections=None)
+    query = Query(space_id, ("pump",), elsewhere=True, collections=None, vector=direction)
     assert len(await recall.pool(user_id, None, query, ())) == 0
     shared = replace(query, shared_id=everyones)
     pool = await recall.pool(user_id, None, shared, ())
@@ -220,15 +239,15 @@ async def test_a_search_that_is_given_up_ends_in_the_server_too(
     database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
 ) -> None:
     space_id = await VectorStore(database).register_space(SPACE)
-    # Whoever reads the summaries waits for this lock, and the search with it.
+    # A search first asks how many passages there are, and waits for this lock.
     async with owner.transaction():
-        await owner.execute("LOCK TABLE summaries")
-        query = Query(unit_vector(np.random.default_rng(3)), space_id, (), elsewhere=True)
+        await owner.execute("LOCK TABLE embedding_counts")
+        query = Query(space_id, (), elsewhere=True, vector=unit_vector(np.random.default_rng(3)))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await Recall(database).hot_path_and_pool(user_id, uuid4(), ((0, 1),), query)
         # The lock is still held, so only a cancelled statement can have ended.
-        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'summaries'::regclass AND NOT granted"
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'embedding_counts'::regclass AND NOT granted"
         async with asyncio.timeout(30):
             while await (await owner.execute(waiting)).fetchone() != (0,):
                 await asyncio.sleep(0.01)
@@ -360,7 +379,7 @@ async def entries_read(owner: psycopg.AsyncConnection[Any], user_id: UUID, query
         await owner.execute("SET LOCAL ROLE chatrpc_server")
         # The statistics are those of the connection, until it hands them over.
         read = []
-        for statement, arguments in ((ENTRIES, ()), pool_call(user_id, None, query, "{}", 0, 0), (ENTRIES, ())):
+        for statement, arguments in ((ENTRIES, ()), pool_call(user_id, None, query, "{}", 0), (ENTRIES, ())):
             read.append(await (await owner.execute(statement, arguments)).fetchone() or (0,))
     return int(read[-1][0] - read[0][0])
 
@@ -448,7 +467,7 @@ async def test_a_passage_of_very_many_terms_and_the_longest_vector_is_stored_and
     vector = unit_vector(np.random.default_rng(3), 4_000)
     terms = {f"term {n}": 1 for n in range(3_000)} | {"frequent": 90}
     await store_.add(user_id, space_id, [NewVector(turn.message.id, conversation_id, 0, (0, 6), vector, terms)])
-    query = Query(vector, space_id, ("frequent",), elsewhere=True, exact_to=-1)
+    query = Query(space_id, ("frequent",), elsewhere=True, exact_to=-1, vector=vector)
     pool = await Recall(database).pool(user_id, None, query, ())
     assert (len(pool), pool.length[0], pool.cosine[0]) == (1, 3_090, pytest.approx(1, abs=1e-2))
     assert found_terms(pool, query.terms) == {turn.message.id: {"frequent": 7}}

@@ -1,4 +1,4 @@
-"""The policy applied: from a question's vector to the passages that enter."""
+"""The policy applied: from a question to the passages that enter."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from chatrpc.context.query import PendingQuery
 from chatrpc.context.retrieval.choose import Chosen, choose, shortlist
 from chatrpc.context.retrieval.fusion import fuse
 from chatrpc.context.retrieval.lexicon import query_terms
 from chatrpc.context.retrieval.moments import Span
 from chatrpc.db.recall import Recall
-from chatrpc.db.search import Pool, Query
-from chatrpc.domain import RetrievalMode
-from chatrpc.ports import EmbeddingSpace, Vector
+from chatrpc.db.search import Pool, Query, Sought, Tier
+from chatrpc.domain import Path, RetrievalMode
+from chatrpc.ports import EmbeddingSpace
+
+# So many users are remembered to have many passages, in about 10 MB.
+_MOST_REMEMBERED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Found:
 
 
 class Retriever:
-    """Writes the queries of one embedding space and one issuer, and chooses of what they find.
+    """Searches one embedding space for one issuer's users, and chooses of what it finds.
 
     Args:
         space: The embedder's, whose floor holds.
@@ -38,17 +42,46 @@ class Retriever:
         self._space = space
         self._space_id = space_id
         self._shared_id = shared_id
+        # Whose last search took a look before its exact one; the oldest first.
+        self._large: dict[UUID, None] = {}
 
-    def query(self, text: str, vector: Vector, *, elsewhere: bool, collections: Sequence[UUID] | None) -> Query:
-        """What to look for, and where: as the attributes of `Query` say."""
-        return Query(
-            vector,
+    def begins_early(self, user_id: UUID, pending: PendingQuery) -> bool:
+        """Whether to search by words while the vector is in the making. It pays for users of very many passages, and
+        for others it would be one more statement."""
+        return user_id in self._large and not pending.done
+
+    def sought(self, text: str, *, elsewhere: bool, collections: Sequence[UUID] | None) -> Sought:
+        """What to look for, and where: as the attributes of `Sought` say."""
+        return Sought(
             self._space_id,
             query_terms(text),
             elsewhere=elsewhere,
             collections=collections,
             shared_id=self._shared_id,
         )
+
+    async def find(
+        self, user_id: UUID, conversation_id: UUID | None, sought: Sought, pending: PendingQuery, through: Path
+    ) -> Found:
+        """Search; the arguments are those of `Recall.pool`.
+
+        Raises:
+            Unavailable: The embedder or the database cannot be reached.
+        """
+        look = None
+        if self.begins_early(user_id, pending):
+            look = await self._recall.look(user_id, conversation_id, sought, through)
+        query = sought.near(await pending.vector())
+        return self.found(user_id, query, await self._recall.pool(user_id, conversation_id, query, through, look))
+
+    def found(self, user_id: UUID, query: Query, pool: Pool) -> Found:
+        """Tell what a search has found: its next one may begin early."""
+        self._large.pop(user_id, None)
+        if pool.tier is not Tier.EXACT:
+            self._large[user_id] = None
+            if len(self._large) > _MOST_REMEMBERED:
+                del self._large[next(iter(self._large))]
+        return Found(query, pool)
 
     async def choose(
         self,
