@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 
 _WORD = re.compile(r"\w+")
+# By ASCII code: of what words are made, the lower case, and a space for all else.
+_ASCII_WORDS = bytes(ord(each.lower()) if _WORD.match(each) else ord(" ") for each in map(chr, range(128))).ljust(256)
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|re|ve|ll|d|m))\b")
 # Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han with its extensions, and Hangul, whose
 # words carry their particles with them.
@@ -34,10 +36,21 @@ _STOP_WORDS = frozenset(
 _REPORTING = frozenset(_WORD.findall("assistant get like said says user"))
 
 
+def all_words(text: str) -> list[str]:
+    """The words of a text in lower case, in their order."""
+    if text.isascii():
+        # The same as below, in a third of the time.
+        return text.encode().translate(_ASCII_WORDS).decode().split()
+    found: list[str] = _WORD.findall(text.casefold())
+    return found
+
+
 def split_words(text: str) -> list[str]:
     """The words of a text in lower case, in their order, without those that tell nothing."""
     plain = (text if text.isascii() else _without_marks(text)).casefold()
-    found: list[str] = _WORD.findall(_CONTRACTION.sub("", plain))
+    if "'" in plain:
+        plain = _CONTRACTION.sub("", plain)
+    found = all_words(plain)
     if not plain.isascii():
         found = [piece for word in found for piece in ((word,) if word.isascii() else _pieces(word))]
     return [word for word in found if word not in _STOP_WORDS]

@@ -1,8 +1,10 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrpc.models.words import share, split_words, words
+from chatrpc.models.words import all_words, share, split_words, words
 
 
 def test_words_come_in_their_order_without_those_that_tell_nothing() -> None:
@@ -14,6 +16,11 @@ def test_words_come_in_their_order_without_those_that_tell_nothing() -> None:
         "went",
         "turin",
     ]
+
+
+@given(st.text(max_size=200) | st.text(st.characters(max_codepoint=127), max_size=200))
+def test_all_words_are_those_of_the_text_without_case_and_punctuation(text: str) -> None:
+    assert all_words(text) == re.findall(r"\w+", text.casefold())
 
 
 def test_a_negation_is_not_a_word_of_its_own() -> None:
