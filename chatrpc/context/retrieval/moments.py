@@ -34,6 +34,10 @@ _DATES = [
         rf"\b(?:in|during|since|of|from) {_YEAR}\b",
     )
 ]
+# One of these is in each text that a pattern above fits, and one of those below in each that a pattern below fits. Most
+# questions hold none of them, which is seen in a tenth of the time.
+_IN_DATES = ("19", "20", *(name.lower() for name in month_abbr if name))
+_IN_DISTANCES = tuple(_UNITS)
 _DAYS = re.compile(r"\b(today|yesterday)\b", re.IGNORECASE)
 _CURRENT = re.compile(r"\b(this|last|past) (week|month|year)\b", re.IGNORECASE)
 _AGO = re.compile(rf"\b(\d{{1,3}}|{'|'.join(_AMOUNTS)}) (day|week|month|year)s? ago\b", re.IGNORECASE)
@@ -42,8 +46,13 @@ _AGO = re.compile(rf"\b(\d{{1,3}}|{'|'.join(_AMOUNTS)}) (day|week|month|year)s? 
 def spans(text: str, now: datetime) -> list[Span]:
     """The times that a text names, seen from `now`; none where it names none. A month without a year is the last."""
     found: list[tuple[datetime, datetime]] = []
+    folded = text.casefold()
+    names_date = any(each in folded for each in _IN_DATES)
+    names_distance = any(each in folded for each in _IN_DISTANCES)
+    if not names_date and not names_distance:
+        return []
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for pattern in _DATES:
+    for pattern in _DATES if names_date else ():
         dates = [span for match in pattern.finditer(text) if (span := _date(match, today)) is not None]
         if dates:
             found += dates

@@ -31,6 +31,8 @@ def day(year, month, number):
         ("What did we plan this month?", day(2024, 2, 20), day(2024, 1, 20)),
         ("What did I say two weeks ago?", day(2024, 3, 1), day(2024, 3, 10)),
         ("What did I say 3 days ago?", day(2024, 3, 12), day(2024, 3, 8)),
+        ("WHAT HAPPENED IN MAY 2023?", day(2023, 5, 31), day(2023, 6, 2)),
+        ("What did we plan LA\u017fT WEE\u212a?", day(2024, 3, 6), day(2024, 2, 20)),
     ],
 )
 def test_a_named_time_holds_what_was_said_then_and_no_other(text, inside, outside):
