@@ -76,7 +76,7 @@ def passage_cost(text: str, citation: Citation | None = None) -> int:
 
 def quoted(text: str) -> str:
     """A passage's text so that it cannot close the block that quotes it."""
-    return _OWN_TAG.sub("&lt;", text)
+    return _OWN_TAG.sub("&lt;", text) if "<" in text else text
 
 
 def system_prompt(instruction: str) -> PromptMessage:

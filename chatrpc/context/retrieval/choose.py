@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from chatrpc.context.prompt import passage_cost
 from chatrpc.context.retrieval.fusion import Scores
-from chatrpc.context.retrieval.lexicon import terms
+from chatrpc.context.retrieval.lexicon import initials, terms
 from chatrpc.db.search import Passage, Pool
 from chatrpc.domain import Dropped, DropReason, Hit, RetrievalMode
+from chatrpc.models.words import all_words
 
 SURE_COSINE = 0.7
 """The product's definition of a sure hit: a cosine above this. Small embedding models rarely exceed it for a question
@@ -31,12 +32,10 @@ _PER_HIT = 2
 # Two short texts of the same words may say the opposite: "I love you" and "you love me".
 _FEWEST_TERMS = 4
 
-_WORDS = re.compile(r"\w+")
 _NEGATION = re.compile(r"\b(?:no|not|nor)\b|n['\u2019]t\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A unit with its place among all that were found, and what it has it from.
 
     Attributes:
@@ -47,9 +46,7 @@ class Ranked:
         neighbours: The part of the evidence that comes from the units beside it.
     """
 
-    # In the order in which `shortlist` gives them.
     row: int
-    unit_id: UUID
     cosine: float
     score: float
     evidence: float
@@ -89,43 +86,69 @@ def shortlist(
 
     Best by score, of equals the nearest, of those the newest; in STRICT mode by cosine, which alone decides there.
     """
-    total, evidence = scores.total, scores.evidence
-    dense = np.lexsort((-pool.created, -pool.cosine))
+    wanted = limit * _PER_HIT
+    key = pool.cosine if mode is RetrievalMode.STRICT else scores.total
+    # Most of a large pool are never looked at, unless all the best are copies.
+    for count in (2 * wanted, len(pool)):
+        order = _best(pool, key, count)
+        found = _without_copies(pool, order, wanted, verbatim_ids, verbatim_places)
+        if len(found) == wanted:
+            break
+    rows = np.array(found, np.intp)
+    ranking = _best(pool, scores.total, len(pool)) if mode is RetrievalMode.STRICT else order
+    places = np.empty(len(pool), np.intp)
+    places[ranking] = np.arange(1, len(ranking) + 1)
+    lexical = scores.lexical[rows]
+    numbers = (
+        rows, pool.cosine[rows], scores.total[rows], scores.evidence[rows], lexical, scores.neighbours[rows],
+        places[rows], _ranks(pool.cosine, rows), _ranks(scores.lexical, rows) * (lexical != 0),
+    )  # fmt: skip
+    return list(map(Ranked, *(each.tolist() for each in numbers)))
+
+
+def _best(pool: Pool, key: NDArray[Any], count: int) -> NDArray[np.intp]:
+    """The rows of the best by a key, best first: `count`, and those that equal the last of them."""
     # A cosine just at the floor scores as little as those below, and must not lose its place to them.
-    rank = dense[np.argsort(-total[dense], kind="stable")]
-    order = dense if mode is RetrievalMode.STRICT else rank
+    if count >= len(key):
+        return np.lexsort((-pool.created, -pool.cosine, -key))
+    rows = np.flatnonzero(key >= np.partition(key, -count)[-count])
+    order: NDArray[np.intp] = rows[np.lexsort((-pool.created[rows], -pool.cosine[rows], -key[rows]))]
+    return order
+
+
+def _without_copies(
+    pool: Pool,
+    order: NDArray[np.intp],
+    wanted: int,
+    verbatim_ids: Collection[UUID],
+    verbatim_places: Collection[tuple[float, int]],
+) -> list[int]:
+    """The first rows in an order, but for copies and for what stands in the window."""
     verbatim = {each.bytes for each in verbatim_ids}
     rows: list[int] = []
-    copies: dict[tuple[float, ...], int] = {}
-    wanted = limit * _PER_HIT
-    for row, unit, created, depth, container, *saying in _sayings(pool, order, wanted + 1):
+    seen: dict[tuple[float, int], list[int]] = {}
+    columns = (order, pool.unit[order], pool.created[order], pool.place[order])
+    for row, unit, created, place in zip(*(each.tolist() for each in columns), strict=True):
         if len(rows) == wanted:
             break
-        is_copy = (created, depth) in verbatim_places
-        is_copy = is_copy or copies.setdefault((created, depth, *saying), container) != container
-        if not is_copy and unit not in verbatim:
+        if (created, place) in verbatim_places:
+            continue
+        others = seen.setdefault((created, place), [])
+        if others and any(_is_copy(pool, row, other) for other in others):
+            continue
+        others.append(row)
+        if unit not in verbatim:
             rows.append(row)
-    places = np.empty(len(rank), np.intp)
-    places[rank] = np.arange(1, len(rank) + 1)
-    lexical_ranks = np.where(scores.lexical[rows] == 0, 0, _ranks(scores.lexical, rows))
-    numbers = (
-        pool.cosine[rows], total[rows], evidence[rows], scores.lexical[rows], scores.neighbours[rows],
-        places[rows], _ranks(pool.cosine, rows), lexical_ranks,
-    )  # fmt: skip
-    listed = zip(*(each.tolist() for each in numbers), strict=True)
-    return [Ranked(row, pool.unit_id(row), *each) for row, each in zip(rows, listed, strict=True)]
+    return rows
 
 
-def _sayings(pool: Pool, order: NDArray[np.intp], step: int) -> Iterator[tuple[Any, ...]]:
-    """Row, unit, time, place, container, cosine and length of units in an order, made `step` at a time: most of a large
-    pool are never looked at."""
-    for start in range(0, len(order), step):
-        part = order[start : start + step]
-        columns = (pool.unit, pool.created, pool.place, pool.container, pool.cosine, pool.length)
-        yield from zip(part.tolist(), *(column[part].tolist() for column in columns), strict=True)
+def _is_copy(pool: Pool, row: int, other: int) -> bool:
+    """Whether a unit of the same moment and depth as another says the same elsewhere."""
+    alike = pool.cosine[row] == pool.cosine[other] and pool.length[row] == pool.length[other]
+    return bool(alike) and bool(pool.container[row] != pool.container[other])
 
 
-def _ranks(values: NDArray[Any], rows: list[int]) -> NDArray[np.intp]:
+def _ranks(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Places of some rows by their values, from 1, the highest first; equal ones share theirs."""
     higher: NDArray[np.intp] = len(values) - np.searchsorted(np.sort(values), values[rows], side="right")
     return higher + 1
@@ -196,16 +219,17 @@ def _within(tokens: int | None, hits: list[Hit], dropped: list[Dropped]) -> Chos
     return Chosen(tuple(kept), tuple(dropped))
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _wording(text: str) -> str:
+    """The words of a text, whatever its case and punctuation."""
     # A text without words, such as an emoji, is itself.
-    return tuple(_WORDS.findall(text.casefold())) or (text.strip(),)
+    return " ".join(all_words(text)) or text.strip()
 
 
 class _Said:
     """Texts that stand in a context: some word for word, and the passages that have entered."""
 
     def __init__(self, verbatim: Iterable[str]) -> None:
-        self._words = {_words(text) for text in verbatim}
+        self._wordings = {_wording(text) for text in verbatim}
         self._passages: dict[frozenset[str], list[str]] = {}
 
     def repeats(self, passage: str) -> bool:
@@ -214,17 +238,20 @@ class _Said:
         Passages of the same terms say the same, whatever the order of their words and those that tell nothing, unless
         one of them denies more, or the terms are few.
         """
-        words = _words(passage)
-        if words in self._words:
+        wording = _wording(passage)
+        if wording in self._wordings:
             return True
-        content = frozenset(terms(passage))
-        if len(content) >= _FEWEST_TERMS:
-            others = self._passages.setdefault(content, [])
-            if others and _negations(passage) in map(_negations, others):
-                return True
-            others.append(passage)
-        self._words.add(words)
+        others = self._passages.setdefault(initials(passage), [])
+        if any(_say_the_same(passage, other) for other in others):
+            return True
+        others.append(passage)
+        self._wordings.add(wording)
         return False
+
+
+def _say_the_same(one: str, other: str) -> bool:
+    content = terms(one).keys()
+    return len(content) >= _FEWEST_TERMS and content == terms(other).keys() and _negations(one) == _negations(other)
 
 
 def _negations(text: str) -> int:

@@ -169,6 +169,33 @@ def test_ranks_are_places_among_all(cosines):
     assert all(each.lexical_rank == 0 for each in best)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([-0.5, 0.0, 0.4, 0.5]), st.integers(0, 2), st.integers(0, 3)), max_size=60),
+    st.integers(0, 9),
+    st.sampled_from(RetrievalMode),
+)
+def test_the_best_are_listed_in_their_order_each_copy_once(drawn, limit, mode):
+    units = [
+        Unit("cats", cosine, container, place=10 * number % 70, created=float(moment))
+        for number, (cosine, container, moment) in enumerate(drawn)
+    ]
+    found = pool(units)
+    scores = fuse(found, (), (), FLOOR)
+
+    def order(row):
+        return (-scores.total[row], -found.cosine[row], -units[row].created)
+
+    places = sorted(range(len(units)), key=order)
+    seen, expected = {}, []
+    for row in places if mode is RetrievalMode.CALIBRATED else sorted(places, key=lambda row: (*order(row)[1:], row)):
+        unit = units[row]
+        if seen.setdefault((unit.created, unit.place, unit.cosine), unit.container) == unit.container:
+            expected.append(row)
+    best = shortlist(found, scores, mode=mode, limit=limit, verbatim_ids=())
+    assert [each.row for each in best] == expected[: 2 * limit]
+    assert [each.rank for each in best] == [1 + places.index(each.row) for each in best]
+
+
 def test_copies_of_a_message_in_other_conversations_take_one_place_and_none_beside_the_window():
     said = far_apart((0.9, "apples"), (0.8, "pears"), (0.75, "plums"))
     forked = [replace(unit, container=fork, id=uuid4()) for fork in (1, 2, 3) for unit in said]

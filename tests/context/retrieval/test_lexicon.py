@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatrpc.context.retrieval.lexicon import ASKS, LONGEST_TERM, SPEAKER, query_terms, terms
+from chatrpc.context.retrieval.lexicon import ASKS, LONGEST_TERM, SPEAKER, initials, query_terms, terms
 from chatrpc.db.terms import MOST_QUERY_TERMS
 
 
@@ -82,6 +82,16 @@ def test_a_query_finds_the_words_of_the_same_text(text):
     assert set(words) >= {term for term in asked if not term.endswith((SPEAKER, ASKS))}
     assert len(words) > 24 or set(words) <= set(asked)
     assert all(0 < len(term) <= LONGEST_TERM + 1 for term in stored)
+
+
+@given(
+    st.text(max_size=300)
+    | st.text("abcdefghijklmnopqrstuvwxyz '0123456789_", max_size=300)
+    | st.lists(st.sampled_from(["dying", "skies", "organization", "9" * 70, "\u0665", "2nd", "don't"])).map(" ".join)
+)
+def test_initials_follow_from_the_terms(text):
+    words = [term for term in terms(text) if not term.endswith((SPEAKER, ASKS))]
+    assert initials(text) == {word if word.isdigit() else word[0] for word in words}
 
 
 @given(st.text(max_size=100))
