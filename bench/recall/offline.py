@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.recall.dataset import Memory, Question
 from chatrpc.context.query import query_text
 from chatrpc.context.retrieval.lexicon import terms
-from chatrpc.db.search import Container, Passage, Pool, Source, Tier
+from chatrpc.db.search import Passage, Pool, Source, Tier
 from chatrpc.db.terms import MOST_FREQUENT
 from chatrpc.domain import Role
 from chatrpc.models.embedding import query_embedder
@@ -51,15 +51,15 @@ class Index:
             unit=np.frombuffer(b"".join(UUID(int=row).bytes for row in range(count)), "V16"),
             passage=np.zeros(count, np.int16),
             owner=np.zeros(count, np.int8),
-            container=self.container,
-            containers=tuple(Container(UUID(int=n), Source.MESSAGE) for n in range(int(self.container.max()) + 1)),
+            container=np.frombuffer(b"".join(UUID(int=number).bytes for number in self.container.tolist()), "V16"),
+            source=np.full(count, Source.MESSAGE, np.int16),
             place=self.place,
             branch=np.zeros(count, np.int32),
             cosine=cosine,
             length=self.length,
             created=np.array([message.created_at.timestamp() for message in messages]),
-            match_row=np.array([row for rows, _ in found for row in rows], np.int32),
-            match_term=np.repeat(np.arange(len(asked), dtype=np.int32), held),
+            match_row=np.array([row for rows, _ in found for row in rows], np.intp),
+            match_term=np.repeat(np.arange(len(asked)), held),
             match_frequency=np.array([times for _, often in found for times in often], np.int32),
             document_frequency=held,
             population=count,

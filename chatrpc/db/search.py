@@ -46,6 +46,14 @@ TEXTS = "SELECT * FROM passage_texts(%s, %s, %s::smallint, %s::uuid[], %s::small
 _EPOCH = 946_684_800.0
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 _SHIFTS = 3 * np.arange(8, dtype=np.int32)
+# The columns of a pool, and how PostgreSQL sends their elements.
+_COLUMNS = tuple(
+    (name, np.dtype(kind))
+    for name, kind in (
+        ("units", "V16"), ("passages", ">i2"), ("owners", "i1"), ("containers", "V16"), ("sources", ">i2"),
+        ("branches", ">i4"), ("places", ">i4"), ("cosines", ">f4"), ("lengths", ">i4"), ("moments", ">i8"),
+    )
+)  # fmt: skip
 
 
 class Source(IntEnum):
@@ -114,14 +122,6 @@ class Tier(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
-    """A conversation or a document."""
-
-    id: UUID
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
 class Pool:
     """What a search found to score, as parallel arrays over units, in no particular order.
 
@@ -131,8 +131,9 @@ class Pool:
         unit: `(n,)`, V16, the id of a message or a chunk; `unit_id` gives it as a UUID.
         passage: `(n,)`, int16, number of the unit's passage nearest to the query.
         owner: `(n,)`, int8, 0 for the user's own, 1 for the shared owner's.
-        container: `(n,)`, int32, index into `containers`.
-        place: `(n,)`, int32, depth of a message, number of a chunk within its document.
+        container: `(n,)`, V16, the id of the conversation or document that holds the unit.
+        source: `(n,)`, int16, a `Source`.
+        place: `(n,)`, int32, depth of a message, number of a chunk; a container holds one unit at each place.
         branch: `(n,)`, int32, 0 for chunks.
         cosine: `(n,)`, float32, of the nearest passage.
         length: `(n,)`, int32, in terms.
@@ -149,15 +150,15 @@ class Pool:
     unit: NDArray[np.void]
     passage: NDArray[np.int16]
     owner: NDArray[np.int8]
-    container: NDArray[np.int32]
-    containers: tuple[Container, ...]
+    container: NDArray[np.void]
+    source: NDArray[np.int16]
     place: NDArray[np.int32]
     branch: NDArray[np.int32]
     cosine: NDArray[np.float32]
     length: NDArray[np.int32]
     created: NDArray[np.float64]
-    match_row: NDArray[np.int32]
-    match_term: NDArray[np.int32]
+    match_row: NDArray[np.intp]
+    match_term: NDArray[np.intp]
     match_frequency: NDArray[np.int32]
     document_frequency: NDArray[np.int32]
     population: int
@@ -172,8 +173,8 @@ class Pool:
     def unit_id(self, row: int) -> UUID:
         return UUID(bytes=self.unit[row].tobytes())
 
-    def source(self, row: int) -> Source:
-        return self.containers[int(self.container[row])].source
+    def container_id(self, row: int) -> UUID:
+        return UUID(bytes=self.container[row].tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,48 +252,44 @@ def array_text(values: Iterable[object]) -> str:
 
 def pool_of(row: Mapping[str, Any], sought: Sought) -> Pool:
     """The pool that the function search_units packed."""
-    unit = _array(row["units"], "V16")
-    containers = _array(row["containers"], "V16")
-    columns: dict[str, Any] = {
-        "unit": unit,
-        "passage": _array(row["passages"], ">i2").astype(np.int16),
-        "owner": _array(row["owners"], "i1"),
-        "place": _array(row["places"], ">i4").astype(np.int32),
-        "branch": _array(row["branches"], ">i4").astype(np.int32),
-        # The operator gives the negative product, so that the nearest sort first.
-        "cosine": -_array(row["cosines"], ">f4").astype(np.float32),
-        "created": _array(row["moments"], ">i8") / 1e6 + _EPOCH,
-        "container": containers,
-        "source": _array(row["sources"], ">i2"),
-    }
-    length = _array(row["lengths"], ">i4").astype(np.int32)
-    frequency = _frequencies(row["matches"], min(len(sought.terms), MOST_QUERY_TERMS), len(unit))
-    if columns["passage"].any():
-        nearest, group = _group(unit, columns["cosine"])
-        columns = {name: column[nearest] for name, column in columns.items()}
-        length = np.bincount(group, length).astype(np.int32)
-        whole = np.zeros((len(nearest), frequency.shape[1]), np.int32)
-        np.add.at(whole, group, frequency)
-        frequency = whole
-    columns["container"], named = _containers(columns["container"], columns.pop("source"))
-    match_row, match_term = np.nonzero(frequency)
+    columns = {name: np.frombuffer(row[name] or b"", kind) for name, kind in _COLUMNS}
+    frequency = _frequencies(row["matches"], min(len(sought.terms), MOST_QUERY_TERMS), len(columns["units"]))
+    length = columns["lengths"].astype(np.int32)
+    if np.count_nonzero(columns["passages"]):
+        order, first = _by_unit(columns["units"], columns["cosines"])
+        columns = {name: column[order[first]] for name, column in columns.items()}
+        length = np.add.reduceat(length[order], first)
+        frequency = np.add.reduceat(frequency[:, order], first, axis=1)
+    held = frequency != 0
+    holding = np.count_nonzero(held, axis=1)
+    matches = np.flatnonzero(held)
+    match_term = np.repeat(np.arange(len(holding)), holding)
+    # The operator gives the negative product, so that the nearest sort first.
+    cosine = -columns["cosines"].astype(np.float32)
     return Pool(
-        **columns,
+        unit=columns["units"],
+        passage=columns["passages"],
+        owner=columns["owners"],
+        container=columns["containers"],
+        source=columns["sources"],
+        place=columns["places"].astype(np.int32),
+        branch=columns["branches"],
+        cosine=cosine,
         length=length,
-        containers=named,
-        match_row=match_row.astype(np.int32),
-        match_term=match_term.astype(np.int32),
-        match_frequency=frequency[match_row, match_term],
-        **_of_all(row, columns["cosine"], length, frequency),
+        created=columns["moments"] / 1e6 + _EPOCH,
+        match_row=matches - match_term * len(length),
+        match_term=match_term,
+        match_frequency=frequency.ravel()[matches],
+        **_of_all(row, cosine, length, holding),
     )
 
 
 def texts_call(user_id: UUID, sought: Sought, pool: Pool, rows: Sequence[int]) -> Statement:
     """The statement that reads the texts of rows of a pool."""
     chosen = list(rows)
-    units = array_text(unit.hex() for unit in pool.unit[chosen].tolist())
+    units = pool.unit[chosen].tobytes().hex(",", 16)
     passages = array_text(pool.passage[chosen].tolist())
-    return TEXTS, (user_id, sought.shared_id, sought.space_id, units, passages)
+    return TEXTS, (user_id, sought.shared_id, sought.space_id, f"{{{units}}}", passages)
 
 
 def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:
@@ -316,20 +313,26 @@ def passage_of(row: Mapping[str, Any], *, shared: bool) -> Passage:
 
 
 def _of_all(
-    row: Mapping[str, Any], cosine: NDArray[np.float32], length: NDArray[np.int32], frequency: NDArray[np.int32]
+    row: Mapping[str, Any], cosine: NDArray[np.float32], length: NDArray[np.int32], holding: NDArray[np.intp]
 ) -> dict[str, Any]:
-    """What is said of all units in scope: in the exact tier they are all here."""
+    """What is said of all units in scope: in the exact tier they are all here.
+
+    Args:
+        holding: By term: units here that hold it.
+    """
     tier, found = Tier(row["tier"]), len(cosine)
     if tier is Tier.EXACT:
+        # Not `cosine.std()`, which would find out the mean again.
+        mean = cosine.sum() / max(found, 1)
         return {
             "tier": tier,
             "population": found,
-            "mean_length": float(length.mean()) if found else 0.0,
-            "dense_mean": float(cosine.mean()) if found else 0.0,
-            "dense_std": float(cosine.std()) if found else 0.0,
-            "document_frequency": np.count_nonzero(frequency, axis=0).astype(np.int32),
+            "mean_length": int(length.sum()) / max(found, 1),
+            "dense_mean": float(mean),
+            "dense_std": float(np.sqrt(np.square(cosine - mean).sum() / max(found, 1))),
+            "document_frequency": holding.astype(np.int32),
         }
-    held = np.asarray(row["document_frequency"], np.int32)[: frequency.shape[1]]
+    held = np.asarray(row["document_frequency"], np.int32)[: len(holding)]
     return {
         "tier": tier,
         # Estimates are not to contradict what was found.
@@ -341,39 +344,16 @@ def _of_all(
     }
 
 
-def _array(packed: bytes | None, kind: str) -> NDArray[Any]:
-    return np.frombuffer(packed or b"", kind)
-
-
 def _frequencies(packed: Sequence[bytes | None], terms: int, rows: int) -> NDArray[np.int32]:
-    """How often each row holds each term, `(rows, terms)`, from the products with the function term_digits' vectors."""
-    held = np.zeros((rows, 8 * len(packed)), np.int32)
-    for number, each in enumerate(packed):
-        if each is not None:
-            product = -_array(each, ">f4").astype(np.int32)
-            held[:, 8 * number : 8 * number + 8] = (product[:, None] >> _SHIFTS) & 7
-    return held[:, :terms]
+    """How often each row holds each term, `(terms, rows)`, from the products with the function term_digits' vectors."""
+    used = [each or bytes(4 * rows) for each in packed[: -(-terms // len(_SHIFTS))]]
+    products = -np.frombuffer(b"".join(used), ">f4").astype(np.int32)
+    digits = (products.reshape(len(used), 1, rows) >> _SHIFTS[:, None]) & 7
+    return digits.reshape(len(used) * len(_SHIFTS), rows)[:terms]
 
 
-def _group(unit: NDArray[np.void], cosine: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of passages: the row of each unit's nearest, and each row's unit as an index into those."""
+def _by_unit(unit: NDArray[np.void], product: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of passages: their order by units, each unit's nearest first, and where each unit begins in it."""
     high, low = unit.view(">u8").reshape(-1, 2).T
-    order = np.lexsort((-cosine, low, high))
-    begins = np.ones(len(unit), np.bool_)
-    begins[1:] = unit[order][1:] != unit[order][:-1]
-    group = np.empty(len(unit), np.intp)
-    group[order] = np.cumsum(begins) - 1
-    return order[begins], group
-
-
-def _containers(ids: NDArray[np.void], sources: NDArray[np.int16]) -> tuple[NDArray[np.int32], tuple[Container, ...]]:
-    """Each row's container as an index into the different ones."""
-    high, low = ids.view(">u8").reshape(-1, 2).T
-    order = np.lexsort((low, high))
-    begins = np.ones(len(ids), np.bool_)
-    begins[1:] = ids[order][1:] != ids[order][:-1]
-    index = np.empty(len(ids), np.int32)
-    index[order] = np.cumsum(begins) - 1
-    first = order[begins]
-    named = zip(ids[first].tolist(), sources[first].tolist(), strict=True)
-    return index, tuple(Container(UUID(bytes=each), Source(source)) for each, source in named)
+    order = np.lexsort((product, low, high))
+    return order, np.flatnonzero(np.concatenate(([True], unit[order][1:] != unit[order][:-1])))

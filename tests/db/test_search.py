@@ -57,8 +57,7 @@ def assert_is_all(pool: Pool, expected: Expected, query: Query, user: UUID) -> N
         said = expected.row[unit]
         assert found[unit] == {word: held for word in query.terms if (held := expected.terms[unit][word])}
         assert (pool.place[row], pool.branch[row], pool.owner[row]) == (said.depth, said.branch, said.user != user)
-        container = pool.containers[int(pool.container[row])]
-        assert (container.id, container.source) == (said.container, said.source)
+        assert (pool.container_id(row), pool.source[row]) == (said.container, said.source)
         assert pool.created[row] == pytest.approx(said.created.timestamp(), abs=1e-5)
     if ids:
         assert pool.dense_mean == pytest.approx(np.mean(list(expected.cosine.values())), abs=2e-3)

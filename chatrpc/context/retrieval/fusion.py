@@ -23,8 +23,10 @@ embedding space (Rocchio), diversity among the hits (MMR), other wordings of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +87,8 @@ class Scores:
         meaning, words, neighbours, time: The evidence: of the unit itself, of those beside it, and of when it was said.
         speaker, length, asking: The preferences.
         lexical: BM25 of the query's words.
+        evidence: The sum of the evidence.
+        total: The sum of the evidence and the preferences.
     """
 
     meaning: Floats
@@ -95,14 +99,8 @@ class Scores:
     length: Floats
     asking: Floats
     lexical: Floats
-
-    @property
-    def evidence(self) -> Floats:
-        return self.meaning + self.words + self.neighbours + self.time
-
-    @property
-    def total(self) -> Floats:
-        return self.evidence + self.speaker + self.length + self.asking
+    evidence: Floats
+    total: Floats
 
 
 def fuse(pool: Pool, terms: Sequence[str], spans: Sequence[Span], floor: float, weights: Weights = WEIGHTS) -> Scores:
@@ -113,73 +111,100 @@ def fuse(pool: Pool, terms: Sequence[str], spans: Sequence[Span], floor: float, 
         spans: Times that the query names.
         floor: The cosine up to which the embedding model's nearness tells nothing.
     """
-    lexical, lexical_std = _bm25(pool, terms)
+    mean_length = max(pool.mean_length, 1.0)
+    relative = pool.length / mean_length
+    lexical, lexical_std = _bm25(pool, terms, relative)
     meaning = weights.meaning * np.maximum(pool.cosine - floor, 0.0) / _dense_std(pool)
     words = weights.words * lexical / lexical_std
+    own = meaning + words
+    neighbours = _neighbours(pool, own, weights)
+    time = weights.time * _within(pool.created, spans)
+    evidence = own + neighbours + time
+    speaker = weights.speaker * _holds(pool, [number for number, each in enumerate(terms) if each.endswith(SPEAKER)])
+    # A text without terms counts as if it had one.
+    length = weights.length * np.minimum(np.maximum(np.log(np.maximum(relative, 1.0 / mean_length)), -1.0), 1.0)
+    asking = weights.asking * _holds(pool, [number for number, each in enumerate(terms) if each == ASKS])
     return Scores(
         meaning=meaning,
         words=words,
-        neighbours=_neighbours(pool, meaning + words, weights),
-        speaker=weights.speaker * _holds(pool, [each.endswith(SPEAKER) for each in terms]),
-        time=weights.time * _within(pool.created, spans),
-        length=weights.length * np.clip(np.log(np.maximum(pool.length, 1) / max(pool.mean_length, 1.0)), -1.0, 1.0),
-        asking=weights.asking * _holds(pool, [each == ASKS for each in terms]),
+        neighbours=neighbours,
+        speaker=speaker,
+        time=time,
+        length=length,
+        asking=asking,
         lexical=lexical,
+        evidence=evidence,
+        total=evidence + speaker + length + asking,
     )
 
 
 def _dense_std(pool: Pool) -> float:
     """Of few texts the deviation is drawn towards the usual one: that of a single text is 0."""
     variance = (pool.population * pool.dense_std**2 + _FEW * USUAL_STD**2) / (pool.population + _FEW)
-    return float(np.sqrt(variance))
+    return math.sqrt(variance)
 
 
-def _bm25(pool: Pool, terms: Sequence[str]) -> tuple[Floats, float]:
+def _bm25(pool: Pool, terms: Sequence[str], relative: Floats) -> tuple[Floats, float]:
     """BM25 of each unit, and the standard deviation that it has over all units, found or not.
 
     The deviation follows from how many units hold each word, taking words as independent: so it is the same however
     few of the units were found.
+
+    Args:
+        relative: Length of each unit in means.
     """
-    # The marks are no words.
-    is_word = np.array([not each.endswith((SPEAKER, ASKS)) for each in terms], np.bool_)
-    held = np.minimum(pool.document_frequency, pool.population)
-    idf = np.log1p((pool.population - held + 0.5) / (held + 0.5)) ** IDF_POWER * is_word
-    share = (held + 0.5) / (pool.population + 1.0)
-    std = float(np.sqrt(np.sum(share * (1.0 - share) * idf**2)))
-    relative = pool.length[pool.match_row] / max(pool.mean_length, 1.0)
+    weights: list[float] = []
+    variance = 0.0
+    for term, holding in zip(terms, pool.document_frequency.tolist(), strict=True):
+        held = min(holding, pool.population)
+        # The marks are no words.
+        idf = 0.0 if term.endswith((SPEAKER, ASKS)) else math.log1p((pool.population - held + 0.5) / (held + 0.5))
+        weights.append(idf**IDF_POWER)
+        share = (held + 0.5) / (pool.population + 1.0)
+        variance += share * (1.0 - share) * weights[-1] ** 2
+    # Long texts hold a word by chance.
+    chance = SATURATION * (1.0 - LENGTH_NORM + LENGTH_NORM * relative)
     frequency = pool.match_frequency.astype(np.float64)
-    saturated = frequency * (SATURATION + 1.0)
-    saturated /= frequency + SATURATION * (1.0 - LENGTH_NORM + LENGTH_NORM * relative)
-    scores = np.zeros(len(pool))
-    np.add.at(scores, pool.match_row, idf[pool.match_term] * saturated)
-    return scores, max(std, LEAST_WORDS_STD)
+    saturated = frequency * (SATURATION + 1.0) / (frequency + chance[pool.match_row])
+    scores = np.bincount(pool.match_row, np.array(weights)[pool.match_term] * saturated, len(pool)).astype(np.float64)
+    return scores, max(math.sqrt(variance), LEAST_WORDS_STD)
 
 
 def _neighbours(pool: Pool, evidence: Floats, weights: Weights) -> Floats:
     """What comes to each unit from those beside it in its conversation or document."""
+    furthest = max(len(weights.before), len(weights.after))
+    before, after = _by_distance(weights.before, furthest), _by_distance(weights.after, furthest)
+    high, low = pool.container.view(np.uint64).reshape(-1, 2).T
+    order = np.lexsort((pool.place, low, high))
+    high, low, place, own = high[order], low[order], pool.place[order], evidence[order]
     received = np.zeros(len(pool))
-    place = (pool.container.astype(np.int64) << 32) + pool.place
-    order = np.argsort(place, kind="stable")
-    ordered = place[order]
-    for passed_on, direction in ((weights.before, -1), (weights.after, 1)):
-        for distance, share in enumerate(passed_on, 1):
-            sought = ordered + direction * distance
-            index = np.minimum(np.searchsorted(ordered, sought), len(pool) - 1)
-            there = ordered[index] == sought
-            here, beside = order[there], order[index[there]]
-            received[here] += share * evidence[beside]
-    return received
+    # Of the units that follow one in this order, as many as `furthest` may lie near enough.
+    for gap in range(1, furthest + 1):
+        distance = np.minimum(place[gap:] - place[:-gap], furthest + 1)
+        distance[(low[gap:] != low[:-gap]) | (high[gap:] != high[:-gap])] = 0
+        received[gap:] += before[distance] * own[:-gap]
+        received[:-gap] += after[distance] * own[gap:]
+    spread = np.empty(len(pool))
+    spread[order] = received
+    return spread
 
 
-def _holds(pool: Pool, chosen: Sequence[bool]) -> Floats:
-    """1 for units that hold any of the chosen terms."""
+@cache
+def _by_distance(passed_on: tuple[float, ...], furthest: int) -> Floats:
+    """What is passed on from 0 to `furthest` + 1 places away: nothing at either end."""
+    return np.array((0.0, *passed_on, *[0.0] * (furthest + 1 - len(passed_on))))
+
+
+def _holds(pool: Pool, terms: Sequence[int]) -> Floats:
+    """1 for units that hold any of the terms, given by their indexes."""
     held = np.zeros(len(pool))
-    held[pool.match_row[np.array(chosen, np.bool_)[pool.match_term]]] = 1.0
+    for term in terms:
+        held[pool.match_row[pool.match_term == term]] = 1.0
     return held
 
 
 def _within(created: Floats, spans: Sequence[Span]) -> Floats:
-    inside = np.zeros(len(created), np.bool_)
+    inside = np.zeros(len(created))
     for start, end in spans:
-        inside |= (created >= start) & (created < end)
-    return inside.astype(np.float64)
+        inside[(created >= start) & (created < end)] = 1.0
+    return inside

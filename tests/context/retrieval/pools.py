@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from chatrpc.context.retrieval.lexicon import terms
-from chatrpc.db.search import Container, Passage, Pool, Source, Tier
+from chatrpc.db.search import Passage, Pool, Source, Tier
 from chatrpc.domain import Role
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -46,13 +46,13 @@ def pool(units: Sequence[Unit], query: Sequence[str] = (), population: int | Non
     matches = [
         (row, term, found[each]) for row, found in enumerate(held) for term, each in enumerate(query) if found[each]
     ]
-    row, term, frequency = np.array(matches, np.int32).reshape(-1, 3).T
+    row, term, frequency = np.array(matches, np.intp).reshape(-1, 3).T
     return Pool(
         unit=np.frombuffer(b"".join(unit.id.bytes for unit in units), "V16"),
         passage=np.zeros(len(units), np.int16),
         owner=np.zeros(len(units), np.int8),
-        container=np.array([unit.container for unit in units], np.int32),
-        containers=tuple(Container(UUID(int=number), Source.MESSAGE) for number in range(10)),
+        container=np.frombuffer(b"".join(UUID(int=unit.container).bytes for unit in units), "V16"),
+        source=np.full(len(units), Source.MESSAGE, np.int16),
         place=np.array([unit.place for unit in units], np.int32),
         branch=np.zeros(len(units), np.int32),
         cosine=cosine,
@@ -60,7 +60,7 @@ def pool(units: Sequence[Unit], query: Sequence[str] = (), population: int | Non
         created=np.array([unit.created for unit in units], np.float64),
         match_row=row,
         match_term=term,
-        match_frequency=frequency,
+        match_frequency=frequency.astype(np.int32),
         document_frequency=np.bincount(term, minlength=len(query)).astype(np.int32),
         population=len(units) if population is None else population,
         mean_length=float(length.mean()) if len(units) else 0.0,

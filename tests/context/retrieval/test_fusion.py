@@ -51,7 +51,8 @@ def test_the_order_in_which_units_are_found_changes_no_score(units, question, ra
 @given(UNITS, WORDS)
 def test_the_parts_of_a_score_are_its_sum(units, question):
     scores = scored(units, question, [SPAN])
-    parts = sum(getattr(scores, each.name) for each in fields(Scores) if each.name != "lexical")
+    names = {each.name for each in fields(Scores)} - {"lexical", "evidence", "total"}
+    parts = sum(getattr(scores, name) for name in names)
     np.testing.assert_allclose(parts, scores.total)
     assert np.isfinite(scores.total).all()
     assert (scores.evidence >= 0).all()
@@ -63,11 +64,25 @@ def test_what_lies_beside_in_one_conversation_tells_nothing_of_another(units, qu
     whole = pool(units, asked)
     scores = fuse(whole, asked, [], FLOOR)
     for number in {unit.container for unit in units}:
-        rows = whole.container == number
+        rows = np.array([unit.container == number for unit in units])
         own = scores.meaning + scores.words
         alone = fuse(replace(whole, place=np.where(rows, whole.place, 100 * np.arange(len(units)))), asked, [], FLOOR)
         np.testing.assert_allclose(alone.neighbours[rows], scores.neighbours[rows])
         assert scores.neighbours[rows].sum() <= 2 * 0.9 * own[rows].sum() + 1e-9
+
+
+@given(UNITS, WORDS)
+def test_a_unit_gets_its_share_from_each_beside_it(units, question):
+    scores = scored(units, question)
+    at = {(unit.container, unit.place): row for row, unit in enumerate(units)}
+    for row, unit in enumerate(units):
+        shares = [(-n, share) for n, share in enumerate(WEIGHTS.before, 1)]
+        shares += [(n, share) for n, share in enumerate(WEIGHTS.after, 1)]
+        sources = [(at.get((unit.container, unit.place + distance)), share) for distance, share in shares]
+        expected = sum(
+            share * (scores.meaning[source] + scores.words[source]) for source, share in sources if source is not None
+        )
+        assert scores.neighbours[row] == pytest.approx(expected)
 
 
 @given(UNITS, WORDS, st.sampled_from([each.name for each in fields(WEIGHTS)]))
