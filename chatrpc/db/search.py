@@ -261,9 +261,9 @@ def pool_of(row: Mapping[str, Any], sought: Sought) -> Pool:
         length = np.add.reduceat(length[order], first)
         frequency = np.add.reduceat(frequency[:, order], first, axis=1)
     held = frequency != 0
-    holding = np.count_nonzero(held, axis=1)
-    matches = np.flatnonzero(held)
-    match_term = np.repeat(np.arange(len(holding)), holding)
+    holding = held.sum(axis=1)
+    [matches] = held.ravel().nonzero()
+    match_term = np.arange(len(holding)).repeat(holding)
     # The operator gives the negative product, so that the nearest sort first.
     cosine = -columns["cosines"].astype(np.float32)
     return Pool(

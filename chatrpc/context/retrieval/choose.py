@@ -107,13 +107,13 @@ def shortlist(
 
 
 def _best(pool: Pool, key: NDArray[Any], count: int) -> NDArray[np.intp]:
-    """The rows of the best by a key, best first: `count`, and those that equal the last of them."""
-    # A cosine just at the floor scores as little as those below, and must not lose its place to them.
-    if count >= len(key):
-        return np.lexsort((-pool.created, -pool.cosine, -key))
-    rows = np.flatnonzero(key >= np.partition(key, -count)[-count])
-    order: NDArray[np.intp] = rows[np.lexsort((-pool.created[rows], -pool.cosine[rows], -key[rows]))]
-    return order
+    """The first rows by a key, best first; of equals the nearest, of those the newest."""
+    order: NDArray[np.intp] = (-key).argsort()
+    best = key[order[: count + 1]]
+    if (best[1:] == best[:-1]).any():
+        # A cosine just at the floor scores as little as those below, and must not lose its place to them.
+        order = np.lexsort((-pool.created, -pool.cosine, -key))
+    return order[:count]
 
 
 def _without_copies(
@@ -150,7 +150,7 @@ def _is_copy(pool: Pool, row: int, other: int) -> bool:
 
 def _ranks(values: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Places of some rows by their values, from 1, the highest first; equal ones share theirs."""
-    higher: NDArray[np.intp] = len(values) - np.searchsorted(np.sort(values), values[rows], side="right")
+    higher: NDArray[np.intp] = len(values) - np.sort(values).searchsorted(values[rows], side="right")
     return higher + 1
 
 

@@ -174,7 +174,8 @@ def _neighbours(pool: Pool, evidence: Floats, weights: Weights) -> Floats:
     """What comes to each unit from those beside it in its conversation or document."""
     furthest = max(len(weights.before), len(weights.after))
     before, after = _by_distance(weights.before, furthest), _by_distance(weights.after, furthest)
-    high, low = pool.container.view(np.uint64).reshape(-1, 2).T
+    halves = pool.container.view(np.uint64)
+    high, low = halves[::2], halves[1::2]
     order = np.lexsort((pool.place, low, high))
     high, low, place, own = high[order], low[order], pool.place[order], evidence[order]
     received = np.zeros(len(pool))
