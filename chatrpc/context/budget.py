@@ -19,7 +19,7 @@ has freed, retrieved passages may use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -140,19 +140,17 @@ def fit(budget: int, material: Material, count: Count = estimate_tokens) -> Fitt
     verbatim = min(sum(costs), int(room * VERBATIM_SHARE))
     query_text, query_tokens, query_dropped = _query(material.query, room - retrieved - verbatim, count)
     allowed = _allowed(costs, room - query_tokens - retrieved, room)
-    kept, verbatim_dropped = _shortened(
-        material.messages, {message.id: limit for message, limit in zip(spoken, allowed, strict=True)}, count
-    )
-    verbatim_tokens = sum(prompt.message_cost(message) for message in kept)
+    kept, verbatim_dropped = _shortened(material.messages, zip(costs, allowed, strict=True), count)
+    verbatim_tokens = sum(cost for _, cost in kept)
     hits = _passages(material.hits, room - query_tokens - verbatim_tokens)
     return Fitted(
         instruction=instruction,
         summary=summary,
-        messages=kept,
+        messages=tuple(message for message, _ in kept),
         hits=hits,
         query_text=query_text,
         verbatim=(
-            *(VerbatimRef(message.id, message.sequence, prompt.message_cost(message)) for message in kept),
+            *(VerbatimRef(message.id, message.sequence, cost) for message, cost in kept),
             VerbatimRef(material.query.id, material.query.sequence, query_tokens),
         ),
         tokens={
@@ -234,24 +232,29 @@ def _allowed(costs: Sequence[int], available: int, room: int) -> list[int]:
 
 
 def _shortened(
-    messages: Sequence[Message], allowed: dict[UUID, int], count: Count
-) -> tuple[tuple[Message, ...], tuple[Dropped, ...]]:
-    """The messages as they may enter, and what became of the others."""
-    kept: list[Message] = []
+    messages: Sequence[Message], costs: Iterator[tuple[int, int]], count: Count
+) -> tuple[list[tuple[Message, int]], list[Dropped]]:
+    """The messages as they may enter, each with its cost, and what became of the others.
+
+    Args:
+        costs: What each message that is not empty costs, and what it may cost.
+    """
+    kept: list[tuple[Message, int]] = []
     dropped: list[Dropped] = []
     for message in messages:
-        if message.id not in allowed:
+        if prompt.is_empty(message):
             dropped.append(Dropped(message.id, DropReason.EMPTY, 0))
             continue
-        cost, limit = prompt.message_cost(message), allowed[message.id]
+        cost, limit = next(costs)
         if cost <= limit:
-            kept.append(message)
+            kept.append((message, cost))
             continue
         text = cut_middle(message.text, limit - (cost - message.tokens), count) if limit else ""
         if text:
-            kept.append(replace(message, parts=(TextPart(text),), tokens=count(text)))
+            cut = replace(message, parts=(TextPart(text),), tokens=count(text))
+            kept.append((cut, prompt.message_cost(cut)))
         dropped.append(Dropped(message.id, DropReason.TRUNCATED if text else DropReason.BUDGET, cost))
-    return tuple(kept), tuple(dropped)
+    return kept, dropped
 
 
 def _passages(hits: Sequence[Hit], room: int) -> tuple[Hit, ...]:

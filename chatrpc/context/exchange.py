@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 from chatrpc.domain import Part, PromptMessage, Section, TextPart, Tool, ToolCallPart, ToolResultPart, TurnSettings
 from chatrpc.errors import ModelRejected, Reason
@@ -75,8 +76,14 @@ def beside_tools(profile: ModelProfile, settings: TurnSettings) -> tuple[ModelPr
     return replace(profile, window=profile.window - declared - exchange), exchange
 
 
-def reply_prompts(parts: Sequence[Part], section: Section) -> tuple[PromptMessage, ...]:
-    """The messages that stand for the parts of a reply."""
+def reply_prompts(
+    parts: Sequence[Part], section: Section, message_ids: tuple[UUID, ...] = ()
+) -> tuple[PromptMessage, ...]:
+    """The messages that stand for the parts of a reply.
+
+    Args:
+        message_ids: Of the stored reply.
+    """
     results = {part.call_id: part for part in parts if isinstance(part, ToolResultPart)}
     messages: list[PromptMessage] = []
     text, calls = "", list[ToolCallPart]()
@@ -84,11 +91,11 @@ def reply_prompts(parts: Sequence[Part], section: Section) -> tuple[PromptMessag
     def close() -> None:
         nonlocal text, calls
         if text or calls:
-            messages.append(PromptMessage("assistant", text, section, tool_calls=tuple(map(_sendable, calls))))
+            messages.append(PromptMessage("assistant", text, section, message_ids, tuple(map(_sendable, calls))))
         for call in calls:
             result = results.get(call.id)
             content = NO_RESULT if result is None else result.content
-            messages.append(PromptMessage("tool", content, section, tool_call_id=call.id))
+            messages.append(PromptMessage("tool", content, section, message_ids, tool_call_id=call.id))
         text, calls = "", []
 
     for before, part in zip((None, *parts), parts, strict=False):

@@ -66,7 +66,8 @@ class HotPathCache:
         key = (user_id, hot.conversation_id)
         entry = self._entries.get(key)
         if entry is None or entry[0].revision <= hot.revision:
-            self._store(key, replace(hot, messages=tuple(_lean(message) for message in hot.messages)))
+            lean = replace(hot, messages=tuple(_lean(message) for message in hot.messages))
+            self._store(key, lean, _size(lean))
 
     def appended(self, user_id: UUID, accepted: Accepted) -> None:
         """Follow an append of this process: the message and the place of its reply."""
@@ -74,9 +75,10 @@ class HotPathCache:
             return
         message, reply = accepted.message, accepted.reply
         key = (user_id, message.conversation_id)
-        hot = self._at(key, accepted.revision_before)
-        if hot is None:
+        entry = self._at(key, accepted.revision_before)
+        if entry is None:
             return
+        hot, size = entry
         if not hot.messages or hot.messages[-1].id != message.parent_id:
             self._drop(key)
             return
@@ -87,43 +89,47 @@ class HotPathCache:
             path=(*accepted.path[:-1], (reply.branch, reply.depth)),
             messages=(*hot.messages, message, reply),
         )
-        self._store(key, grown)
+        self._store(key, grown, size + _message_size(message) + _message_size(reply))
 
     def finished(self, user_id: UUID, reply: Message, revision_before: int) -> None:
         """Follow the end of a reply that this process wrote."""
         key = (user_id, reply.conversation_id)
-        hot = self._at(key, revision_before)
-        if hot is None:
+        entry = self._at(key, revision_before)
+        if entry is None:
             return
+        hot, size = entry
         messages, path = hot.messages, hot.path
-        if any(message.id == reply.id for message in messages):
-            messages = tuple(_lean(reply) if message.id == reply.id else message for message in messages)
+        reply = _lean(reply)
+        size += _message_size(reply)
+        place = next((place for place in reversed(range(len(messages))) if messages[place].id == reply.id), None)
+        if place is not None:
+            size -= _message_size(messages[place])
+            messages = (*messages[:place], reply, *messages[place + 1 :])
         elif messages and messages[-1].id == reply.parent_id:
             # The path was loaded for the turn of this reply, and so up to the message that it answers.
-            messages = (*messages, _lean(reply))
+            messages = (*messages, reply)
             # A regenerated reply stands on a branch of its own.
             older = path[:-1] if path[-1][0] == reply.branch else path
             path = (*older, (reply.branch, reply.depth))
         else:
             self._drop(key)
             return
-        self._store(key, replace(hot, revision=hot.revision + 1, path=path, messages=messages))
+        self._store(key, replace(hot, revision=hot.revision + 1, path=path, messages=messages), size)
 
     def forget(self, user_id: UUID, conversation_id: UUID) -> None:
         """Drop what is kept of a conversation."""
         self._drop((user_id, conversation_id))
 
-    def _at(self, key: _Key, revision: int) -> HotPath | None:
+    def _at(self, key: _Key, revision: int) -> tuple[HotPath, int] | None:
         """The entry if it is of this very revision; any other is dropped."""
         entry = self._entries.get(key)
         if entry is not None and entry[0].revision == revision:
-            return entry[0]
+            return entry
         self._drop(key)
         return None
 
-    def _store(self, key: _Key, hot: HotPath) -> None:
+    def _store(self, key: _Key, hot: HotPath, size: int) -> None:
         self._drop(key)
-        size = _size(hot)
         if size > self._max_bytes:
             return
         self._entries[key] = (hot, size)
@@ -144,10 +150,14 @@ def _lean(message: Message) -> Message:
 
 
 def _size(hot: HotPath) -> int:
-    texts = [text for message in hot.messages for part in message.parts for text in texts_of(part)]
+    texts: list[str] = []
     if hot.summary is not None:
         texts.append(hot.summary.text)
         texts += (fact.text for fact in hot.summary.facts)
     if hot.settings.system_instruction is not None:
         texts.append(hot.settings.system_instruction)
-    return _ENTRY_BYTES + len(hot.messages) * _MESSAGE_BYTES + sum(sys.getsizeof(text) for text in texts)
+    return _ENTRY_BYTES + sum(map(sys.getsizeof, texts)) + sum(map(_message_size, hot.messages))
+
+
+def _message_size(message: Message) -> int:
+    return _MESSAGE_BYTES + sum(sys.getsizeof(text) for part in message.parts for text in texts_of(part))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC
 from uuid import UUID
 from xml.sax.saxutils import quoteattr
@@ -107,7 +106,7 @@ def verbatim_prompts(message: Message) -> tuple[PromptMessage, ...]:
     if message.role is Role.USER:
         return (PromptMessage("user", message.text, Section.VERBATIM, (message.id,)),)
     parts = (*message.parts, TextPart(CUT_OFF)) if _was_cut_off(message) else message.parts
-    return tuple(replace(each, message_ids=(message.id,)) for each in reply_prompts(parts, Section.VERBATIM))
+    return reply_prompts(parts, Section.VERBATIM, (message.id,))
 
 
 def retrieved_prompt(hits: Sequence[Hit]) -> PromptMessage:

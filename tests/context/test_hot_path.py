@@ -220,6 +220,10 @@ def test_a_conversation_that_one_process_writes_stays_cached():
     found = cache.get(USER, CONVERSATION, last.path, last.revision_before + 1)
     assert found == database.hot_path(last.message.id, database.revision)
     assert len(found.messages) == 13
+    # What it has grown by is counted like what is loaded.
+    loaded = HotPathCache(MEBIBYTE)
+    loaded.put(USER, database.hot_path(last.reply.id, database.revision))
+    assert cache.bytes == loaded.bytes
 
 
 def test_a_queued_turn_gets_its_own_path_although_later_messages_are_cached():
