@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -75,42 +75,32 @@ class Connection(AsyncConnection[DictRow]):
             self._pool = None
 
 
-@contextmanager
-def _heeding_cancellation() -> Iterator[None]:
-    """Let no cancellation be lost: `asyncio.wait_for`, by which psycopg waits, forgets one that meets an answer, before
-    Python 3.12. A task that goes on as if nothing had been would let whoever ends it wait for ever."""
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes.
+
+    No cancellation is lost: `asyncio.wait_for`, by which psycopg waits, forgets one that meets an answer, before Python
+    3.12. A task that goes on as if nothing had been would let whoever ends it wait for ever.
+    """
     task = asyncio.current_task()
     assert task is not None
     asked = task.cancelling()
     try:
-        yield
+        async with asyncio.timeout(CALL_TIMEOUT):
+            yield
     except Exception as error:
         if task.cancelling() > asked:
             raise asyncio.CancelledError from error
+        if _is_loss(error):
+            raise _unavailable() from error
         raise
     if task.cancelling() > asked:
         raise asyncio.CancelledError
 
 
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes."""
-    with _heeding_cancellation():
-        async with _translated():
-            yield
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(CALL_TIMEOUT):
-            yield
-    except (*AWAY, PoolTimeout, TimeoutError) as error:
-        raise _unavailable() from error
-    except DBAPIError as error:
-        if isinstance(error.orig, AWAY):
-            raise _unavailable() from error
-        raise
+def _is_loss(error: Exception) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, (*AWAY, PoolTimeout, TimeoutError))
 
 
 def _unavailable() -> Unavailable:
