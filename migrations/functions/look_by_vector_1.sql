@@ -39,17 +39,16 @@ BEGIN
     FROM sampled s;
 
     IF p_indexed AND p_look.wide THEN
-        -- It misses some, so it is asked for twice as many.
         tier := 'indexed';
         SELECT array_agg(n.message_id), array_agg(n.conversation_id), array_agg(n.branch), array_agg(n.depth)
         INTO near, near_containers, near_branches, near_depths
         FROM (
             SELECT * FROM search_by_vectors(
                 p_user, p_shared, p_conversation, p_ends, p_through, p_vector, p_space, p_elsewhere, p_collections,
-                p_exact_to, 2 * p_near
+                p_exact_to, p_near
             ) v
             ORDER BY v.distance
-            LIMIT 2 * p_near
+            LIMIT p_near
         ) n;
     END IF;
     -- An index that gives less may have missed what is in scope. Of a pass few passages are kept, since sorting them all
