@@ -79,8 +79,8 @@ class Connection(AsyncConnection[DictRow]):
 async def translated() -> AsyncIterator[None]:
     """Turn the loss of the database into the domain's error; every other error is a fault of ours and passes.
 
-    No cancellation is lost: `asyncio.wait_for`, by which the pool waits, forgets one that meets an answer, before Python
-    3.12. A task that goes on as if nothing had been would let whoever ends it wait for ever.
+    No cancellation is lost: `asyncio.wait_for`, by which the pool waits, forgets one that meets an answer, before
+    Python 3.12. A task that goes on as if nothing had been would let whoever ends it wait for ever.
     """
     task = asyncio.current_task()
     assert task is not None
