@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.recall.dataset import Memory, Question
 from chatrpc.context.query import query_text
 from chatrpc.context.retrieval.lexicon import terms
-from chatrpc.db.search import Passage, Pool, Source, Tier
+from chatrpc.db.search import Passage, Pool, Tier
 from chatrpc.db.terms import MOST_FREQUENT
 from chatrpc.domain import Role
 from chatrpc.models.embedding import query_embedder
@@ -52,9 +52,7 @@ class Index:
             passage=np.zeros(count, np.int16),
             owner=np.zeros(count, np.int8),
             container=np.frombuffer(b"".join(UUID(int=number).bytes for number in self.container.tolist()), "V16"),
-            source=np.full(count, Source.MESSAGE, np.int16),
             place=self.place,
-            branch=np.zeros(count, np.int32),
             cosine=cosine,
             length=self.length,
             created=np.array([message.created_at.timestamp() for message in messages]),

@@ -80,8 +80,8 @@ class ContextAssembler:
     """Assembles contexts from the hot path, the summary and retrieved passages.
 
     A turn costs two statements, warm or cold: the search, together with the hot path where that is cold, and the texts
-    of the best. For a user of very many passages, what needs no vector is done in statements of its own before the
-    query is embedded.
+    of the best. For a user of very many passages, what needs no vector is done in statements of its own while the query
+    is embedded.
 
     Args:
         space_id: The embedder's space in the database.

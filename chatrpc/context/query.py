@@ -20,7 +20,7 @@ class PendingQuery:
     Attributes:
         text: As much of the query as is searched for.
         waited: Seconds that were spent waiting for the vector.
-        micros: Time that the vector took, waiting included, in microseconds; 0 until it is there.
+        micros: Time that the vector took, waiting included, in microseconds; 0 until it was waited for.
     """
 
     def __init__(self, embedder: Embedder, text: str) -> None:
@@ -45,23 +45,22 @@ class PendingQuery:
         """
         started = time.perf_counter()
         try:
-            return await self._task
+            vector, self.micros = await self._task
+            return vector
         finally:
             self.waited += time.perf_counter() - started
 
     def cancel(self) -> None:
         self._task.cancel()
 
-    async def _embed(self) -> Vector:
+    async def _embed(self) -> tuple[Vector, int]:
         started = time.perf_counter()
         # It is the user's words, like the messages that it is compared with.
         vectors = await self._embedder.embed([embedding_text(Role.USER, self.text)])
-        self.micros = round((time.perf_counter() - started) * 1e6)
-        vector: Vector = vectors[0]
-        return vector
+        return vectors[0], round((time.perf_counter() - started) * 1e6)
 
 
-def _retrieve_error(task: asyncio.Task[Vector]) -> None:
+def _retrieve_error(task: asyncio.Task[tuple[Vector, int]]) -> None:
     if not task.cancelled():
         task.exception()
 

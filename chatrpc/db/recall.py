@@ -1,6 +1,7 @@
 """What a context is built from: the summary and the messages after it, and what a search finds.
 
-Both together are one statement; the texts of what is chosen of the find are another.
+Both together are one statement; the texts of what is chosen of the find are another. What words alone find can be asked
+for before, in a statement of its own.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ A unit is a message or a chunk of a document; it is embedded in one or more pass
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, NewType
@@ -51,8 +51,8 @@ _SHIFTS = 3 * np.arange(8, dtype=np.int32)
 _COLUMNS = tuple(
     (name, np.dtype(kind))
     for name, kind in (
-        ("units", "V16"), ("passages", ">i2"), ("owners", "i1"), ("containers", "V16"), ("sources", ">i2"),
-        ("branches", ">i4"), ("places", ">i4"), ("cosines", ">f4"), ("lengths", ">i4"), ("moments", ">i8"),
+        ("units", "V16"), ("passages", ">i2"), ("owners", "i1"), ("containers", "V16"),
+        ("places", ">i4"), ("cosines", ">f4"), ("lengths", ">i4"), ("moments", ">i8"),
     )
 )  # fmt: skip
 
@@ -95,16 +95,7 @@ class Sought:
     indexed_from: int = INDEXED_FROM
 
     def near(self, vector: Vector) -> Query:
-        return Query(
-            self.space_id,
-            self.terms,
-            self.elsewhere,
-            self.collections,
-            self.shared_id,
-            self.exact_to,
-            self.indexed_from,
-            vector=vector,
-        )
+        return Query(**{each.name: getattr(self, each.name) for each in fields(Sought)}, vector=vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +124,7 @@ class Pool:
         passage: `(n,)`, int16, number of the unit's passage nearest to the query.
         owner: `(n,)`, int8, 0 for the user's own, 1 for the shared owner's.
         container: `(n,)`, V16, the id of the conversation or document that holds the unit.
-        source: `(n,)`, int16, a `Source`.
         place: `(n,)`, int32, depth of a message, number of a chunk; a container holds one unit at each place.
-        branch: `(n,)`, int32, 0 for chunks.
         cosine: `(n,)`, float32, of the nearest passage.
         length: `(n,)`, int32, in terms.
         created: `(n,)`, float64, seconds since the epoch.
@@ -152,9 +141,7 @@ class Pool:
     passage: NDArray[np.int16]
     owner: NDArray[np.int8]
     container: NDArray[np.void]
-    source: NDArray[np.int16]
     place: NDArray[np.int32]
-    branch: NDArray[np.int32]
     cosine: NDArray[np.float32]
     length: NDArray[np.int32]
     created: NDArray[np.float64]
@@ -173,9 +160,6 @@ class Pool:
 
     def unit_id(self, row: int) -> UUID:
         return UUID(bytes=self.unit[row].tobytes())
-
-    def container_id(self, row: int) -> UUID:
-        return UUID(bytes=self.container[row].tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +253,10 @@ def pool_of(row: Mapping[str, Any], sought: Sought) -> Pool:
     cosine = -columns["cosines"].astype(np.float32)
     return Pool(
         unit=columns["units"],
-        passage=columns["passages"],
+        passage=columns["passages"].astype(np.int16),
         owner=columns["owners"],
         container=columns["containers"],
-        source=columns["sources"],
         place=columns["places"].astype(np.int32),
-        branch=columns["branches"],
         cosine=cosine,
         length=length,
         created=columns["moments"] / 1e6 + _EPOCH,

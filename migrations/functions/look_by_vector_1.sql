@@ -26,8 +26,14 @@ BEGIN
     WITH sampled AS MATERIALIZED (
         SELECT CASE WHEN e.user_id = p_user THEN p_look.own_weight ELSE p_look.shared_weight END AS weight,
                e.code <~> signs AS distance, -(e.embedding <#> p_vector) AS cosine
-        FROM embeddings e
-        WHERE e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space AND e.message_id = ANY (p_look.sampled)
+        FROM unnest(p_look.sampled, p_look.sampled_passages) AS d (unit, passage)
+        -- By itself for each, since the planner might else read all passages.
+        CROSS JOIN LATERAL (
+            SELECT e.user_id, e.code, e.embedding FROM embeddings e
+            WHERE e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space
+              AND e.message_id = d.unit AND e.passage = d.passage
+            OFFSET 0
+        ) e
     )
     SELECT coalesce(sum(s.weight * s.cosine) / sum(s.weight), 0),
            coalesce(sqrt(greatest(0, sum(s.weight * s.cosine ^ 2) / sum(s.weight)

@@ -117,12 +117,12 @@ BEGIN
     SELECT coalesce(sum(w.weight) FILTER (WHERE w.passage = 0), 0),
            coalesce(sum(w.weight * w.length) / nullif(sum(w.weight) FILTER (WHERE w.passage = 0), 0), 0),
            coalesce(sum(w.weight), 0), sum(w.weight) > 0.2 * (SELECT sum(passages) FROM ranges),
-           array_agg(DISTINCT w.message_id),
+           array_agg(w.message_id), array_agg(w.passage),
            min(w.weight) FILTER (WHERE w.owner = p_user), min(w.weight) FILTER (WHERE w.owner <> p_user),
            ARRAY(SELECT coalesce(h.passages, 0) FROM generate_series(0, cardinality(p_terms) - 1) AS t (term)
                  LEFT JOIN holders h ON h.term = t.term ORDER BY t.term)
-    INTO look.population, look.mean_length, look.passages, look.wide, look.sampled, look.own_weight, look.shared_weight,
-         estimated
+    INTO look.population, look.mean_length, look.passages, look.wide, look.sampled, look.sampled_passages,
+         look.own_weight, look.shared_weight, estimated
     FROM weighed w
     WHERE w.inside;
 

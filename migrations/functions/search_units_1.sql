@@ -17,7 +17,7 @@ CREATE FUNCTION search_units(
     p_exact_to integer, p_indexed_from integer, p_near integer, p_look search_look,
     OUT tier text, OUT population bigint, OUT mean_length double precision,
     OUT dense_mean double precision, OUT dense_std double precision, OUT document_frequency integer[],
-    OUT units bytea, OUT passages bytea, OUT owners bytea, OUT containers bytea, OUT sources bytea, OUT branches bytea,
+    OUT units bytea, OUT passages bytea, OUT owners bytea, OUT containers bytea,
     OUT places bytea, OUT cosines bytea, OUT lengths bytea, OUT moments bytea, OUT matches bytea[]
 )
 LANGUAGE plpgsql
@@ -57,14 +57,13 @@ BEGIN
 
     SELECT string_agg(uuid_send(e.message_id), ''), string_agg(int2send(e.passage), ''),
            string_agg(boolsend(e.user_id <> p_user), ''), string_agg(uuid_send(e.conversation_id), ''),
-           string_agg(int2send(e.source), ''), string_agg(int4send(e.branch), ''), string_agg(int4send(e.depth), ''),
-           string_agg(float4send((e.embedding <#> p_vector)::real), ''), string_agg(int4send(e.length), ''),
-           string_agg(timestamptz_send(e.created_at), ''),
+           string_agg(int4send(e.depth), ''), string_agg(float4send((e.embedding <#> p_vector)::real), ''),
+           string_agg(int4send(e.length), ''), string_agg(timestamptz_send(e.created_at), ''),
            ARRAY[string_agg(float4send((e.terms <#> digits[1])::real), ''),
                  string_agg(float4send((e.terms <#> digits[2])::real), ''),
                  string_agg(float4send((e.terms <#> digits[3])::real), ''),
                  string_agg(float4send((e.terms <#> digits[4])::real), '')]
-    INTO units, passages, owners, containers, sources, branches, places, cosines, lengths, moments, matches
+    INTO units, passages, owners, containers, places, cosines, lengths, moments, matches
     -- Of these the executor begins those that the case needs.
     FROM (
         SELECT e.* FROM embeddings e

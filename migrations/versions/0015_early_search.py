@@ -17,14 +17,14 @@ FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 NEW = ("units_beside", "look_by_words", "look_by_vector", "search_units")
 
 # Of the passages in scope: units, their mean length, passages, and whether these are a large share of all; units that
-# hold each term; units worth a look by their words; of the sample, the units in scope, and for how many passages of its
-# owner each passage stands. Beyond `size` and `narrow` all is null where a search takes no first look.
+# hold each term; units worth a look by their words; the passages in scope that the sample drew, some of them more than
+# once, and for how many of its owner each stands. Beyond `size` and `narrow` all is null where a search takes no first look.
 LOOK = """
 CREATE TYPE search_look AS (
     size bigint, narrow boolean,
     population bigint, mean_length double precision, passages double precision, wide boolean,
     document_frequency integer[], worded uuid[],
-    sampled uuid[], own_weight double precision, shared_weight double precision
+    sampled uuid[], sampled_passages smallint[], own_weight double precision, shared_weight double precision
 )
 """
 

@@ -56,8 +56,8 @@ def assert_is_all(pool: Pool, expected: Expected, query: Query, user: UUID) -> N
     for row, unit in enumerate(ids):
         said = expected.row[unit]
         assert found[unit] == {word: held for word in query.terms if (held := expected.terms[unit][word])}
-        assert (pool.place[row], pool.branch[row], pool.owner[row]) == (said.depth, said.branch, said.user != user)
-        assert (pool.container_id(row), pool.source[row]) == (said.container, said.source)
+        assert (pool.place[row], pool.owner[row]) == (said.depth, said.user != user)
+        assert pool.container[row].tobytes() == said.container.bytes
         assert pool.created[row] == pytest.approx(said.created.timestamp(), abs=1e-5)
     if ids:
         assert pool.dense_mean == pytest.approx(np.mean(list(expected.cosine.values())), abs=2e-3)
@@ -321,6 +321,23 @@ async def test_many_passages_are_searched_in_two_stages_without_missing_the_best
         nearest = expected.nearest(8)
         found, wanted = found + len(ids & set(nearest)), wanted + len(nearest)
     assert found >= 0.99 * wanted
+
+
+async def test_what_is_said_of_many_passages_is_not_swayed_by_a_unit_of_hundreds(
+    database: Database, owner: psycopg.AsyncConnection[Any], user_id: UUID
+) -> None:
+    space_id = await VectorStore(database).register_space(SPACE)
+    maker = Maker(31)
+    query = maker.query(space_id, elsewhere=True, exact_to=100)
+    single = [replace(row, active=True) for row in maker.conversation(user_id, maker.uuid(), 2_000) if row.passage == 0]
+    # A sample begins with the first id.
+    long = [replace(single[0], unit=UUID(int=1, version=4), passage=n, vector=query.vector) for n in range(400)]
+    await store(owner, space_id, [*single, *long])
+    cosines = [float(row.vector @ query.vector) for row in (*single, *long)]
+    pool = await Recall(database).pool(user_id, None, query, ())
+    assert pool.tier is Tier.TWO_STAGE
+    assert pool.dense_mean == pytest.approx(np.mean(cosines), abs=0.15)
+    assert pool.dense_std == pytest.approx(np.std(cosines), rel=0.3)
 
 
 async def test_a_search_of_many_passages_takes_few_passes_among_many_small_users(

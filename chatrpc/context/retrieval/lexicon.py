@@ -51,7 +51,8 @@ def initials(text: str) -> frozenset[str]:
 
     Stemming, which takes longer, changes neither.
     """
-    return frozenset([word[:LONGEST_TERM] if word.isdigit() else word[0] for word in split_words(text)])
+    cut = [word[:LONGEST_TERM] for word in split_words(text)]
+    return frozenset([word if word.isdigit() else word[0] for word in cut])
 
 
 def query_terms(text: str) -> tuple[str, ...]:

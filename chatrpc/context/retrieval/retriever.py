@@ -16,7 +16,7 @@ from chatrpc.db.search import Pool, Query, Sought, Tier
 from chatrpc.domain import Path, RetrievalMode
 from chatrpc.ports import EmbeddingSpace
 
-# So many users are remembered to have many passages, in about 10 MB.
+# So many users are remembered to have many passages, in about 15 MB.
 _MOST_REMEMBERED = 100_000
 
 

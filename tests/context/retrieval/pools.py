@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from chatrpc.context.retrieval.lexicon import terms
-from chatrpc.db.search import Passage, Pool, Source, Tier
+from chatrpc.db.search import Passage, Pool, Tier
 from chatrpc.domain import Role
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -52,9 +52,7 @@ def pool(units: Sequence[Unit], query: Sequence[str] = (), population: int | Non
         passage=np.zeros(len(units), np.int16),
         owner=np.zeros(len(units), np.int8),
         container=np.frombuffer(b"".join(UUID(int=unit.container).bytes for unit in units), "V16"),
-        source=np.full(len(units), Source.MESSAGE, np.int16),
         place=np.array([unit.place for unit in units], np.int32),
-        branch=np.zeros(len(units), np.int32),
         cosine=cosine,
         length=length,
         created=np.array([unit.created for unit in units], np.float64),
