@@ -18,7 +18,8 @@ NEW = ("units_beside", "look_by_words", "look_by_vector", "search_units")
 
 # Of the passages in scope: units, their mean length, passages, and whether these are a large share of all; units that
 # hold each term; units worth a look by their words; the passages in scope that the sample drew, some of them more than
-# once, and for how many of its owner each stands. Beyond `size` and `narrow` all is null where a search takes no first look.
+# once, and for how many of its owner each stands. Beyond `size` and `narrow` all is null where a search takes no first
+# look.
 LOOK = """
 CREATE TYPE search_look AS (
     size bigint, narrow boolean,
