@@ -4,7 +4,7 @@ A user has 1,000 messages in five conversations, all embedded, among 100 users w
 has a summary and 20 messages after it. In each round, in random order and with the same query vector:
 
 - the vector query: one prepared statement that finds the nearest passages of the user, exactly, and their texts;
-- the search: `Recall.search`, the same as chatrpc does it, by the user's paths, behind row-level security;
+- the search: `Recall.pool`, the same as chatrpc does it, by the user's paths, behind row-level security;
 - the assembly: `Recall.hot_path_and_pool`, summary, recent messages and search, where no cache holds the first two;
 - the assembler: `ContextAssembler.assemble` over it, with a vector at hand, through policy, budget and prompt.
 

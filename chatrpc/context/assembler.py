@@ -256,10 +256,10 @@ class ContextAssembler:
         if request.hits:
             try:
                 async with asyncio.timeout_at(deadline):
-                    query = self._sought(request).near(await request.pending.vector())
+                    query = self._sought(request).with_vector(await request.pending.vector())
                     hot, pool = await self._recall.hot_path_and_pool(*key, query, keep=self._keep(request))
-                found = self._retriever.found(request.user_id, query, pool)
-                return hot, None if self._nothing_to_search(request, hot) else found
+                self._retriever.note(request.user_id, pool)
+                return hot, None if self._nothing_to_search(request, hot) else Found(query, pool)
             except NotFound:
                 raise
             except Exception as error:  # noqa: BLE001 - as above; the hot path alone decides.

@@ -94,7 +94,7 @@ class Sought:
     exact_to: int = EXACT_TO
     indexed_from: int = INDEXED_FROM
 
-    def near(self, vector: Vector) -> Query:
+    def with_vector(self, vector: Vector) -> Query:
         return Query(**{each.name: getattr(self, each.name) for each in fields(Sought)}, vector=vector)
 
 

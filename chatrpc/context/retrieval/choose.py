@@ -92,7 +92,7 @@ def shortlist(
     for count in (2 * wanted, len(pool)):
         order = _best(pool, key, count)
         found = _without_copies(pool, order, wanted, verbatim_ids, verbatim_places)
-        if len(found) == wanted:
+        if len(found) == wanted or len(order) == len(pool):
             break
     rows = np.array(found, np.intp)
     ranking = _best(pool, scores.total, len(pool)) if mode is RetrievalMode.STRICT else order

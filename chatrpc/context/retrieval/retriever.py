@@ -71,17 +71,18 @@ class Retriever:
         look = None
         if self.begins_early(user_id, pending):
             look = await self._recall.look(user_id, conversation_id, sought, through)
-        query = sought.near(await pending.vector())
-        return self.found(user_id, query, await self._recall.pool(user_id, conversation_id, query, through, look))
+        query = sought.with_vector(await pending.vector())
+        pool = await self._recall.pool(user_id, conversation_id, query, through, look)
+        self.note(user_id, pool)
+        return Found(query, pool)
 
-    def found(self, user_id: UUID, query: Query, pool: Pool) -> Found:
-        """Tell what a search has found: its next one may begin early."""
+    def note(self, user_id: UUID, pool: Pool) -> None:
+        """Remember whether the user's next search is to begin early."""
         self._large.pop(user_id, None)
         if pool.tier is not Tier.EXACT:
             self._large[user_id] = None
             if len(self._large) > _MOST_REMEMBERED:
                 del self._large[next(iter(self._large))]
-        return Found(query, pool)
 
     async def choose(
         self,
