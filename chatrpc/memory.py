@@ -22,7 +22,7 @@ from chatrpc.db.engine import Database, open_database, require_row_level_securit
 from chatrpc.db.issuer import require_issuer
 from chatrpc.db.login import require_role
 from chatrpc.db.memory import MemoryTasks
-from chatrpc.db.recall import Recall
+from chatrpc.db.recall import Recall, plan_searches
 from chatrpc.db.summaries import Summaries
 from chatrpc.db.vectors import VectorStore
 from chatrpc.errors import Unavailable
@@ -159,7 +159,7 @@ async def open_memory(settings: MemorySettings, issuer: str | None = None) -> As
     profiles = await asyncio.to_thread(load_profiles, settings.model)
     async with (
         build_embedder(settings.embedder) as built,
-        open_database(settings.database) as database,
+        open_database(settings.database, plan_searches) as database,
         aclosing(build_chat_model(settings.model, profiles)) as chat_model,
     ):
         space_id, floor = await _once_reachable(settings.database, database, built, issuer)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -73,6 +74,9 @@ class Connection(AsyncConnection[DictRow]):
             await pool.putconn(self)
             # A second `close` must not give it back twice.
             self._pool = None
+
+
+WarmUp = Callable[[Connection], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -219,12 +223,14 @@ class Database:
             yield connection
 
 
-async def _configure(connection: Connection) -> None:
+async def _configure(warm_up: WarmUp | None, connection: Connection) -> None:
     # A turn reads some dozens of small documents; this parser takes half the time of the standard library's.
     set_json_loads(from_json, connection)
     # A database without the extension has no schema either, which `require_row_level_security` names.
     with suppress(psycopg.ProgrammingError):
         await register_vector_async(connection)
+        if warm_up is not None:
+            await warm_up(connection)
 
 
 async def _reset(connection: Connection) -> None:
@@ -233,8 +239,12 @@ async def _reset(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    """Open the pool; it connects when it is first used, and again after the database was away."""
+async def open_database(settings: DatabaseSettings, warm_up: WarmUp | None = None) -> AsyncIterator[Database]:
+    """Open the pool; it connects when it is first used, and again after the database was away.
+
+    Args:
+        warm_up: Done on each new connection before it serves, so that no caller waits for it.
+    """
     options = " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
     if settings.role:
         options += f" -c role={settings.role}"
@@ -254,7 +264,7 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
             "options": options,
             "row_factory": dict_row,
         },
-        configure=_configure,
+        configure=partial(_configure, warm_up),
         # Besides what it resets: with a hook, the pool takes connections back in a task of its own. Without one it does
         # so in the caller's, and where that is cancelled while the pool is busy, the connection is lost for good.
         reset=_reset,

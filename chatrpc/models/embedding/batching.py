@@ -1,4 +1,4 @@
-"""The Embedder of every model that runs in this process: one thread, micro-batches, and a fair queue."""
+"""The Embedder of every model that runs in this process: threads by urgency, micro-batches, and fair queues."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from chatrpc.errors import Reason, Unavailable
 from chatrpc.ports import EmbeddingSpace, Vectors
 
 # About 256 tokens of English. Larger inferences of all-MiniLM-L6-v2 embed no more texts a second (1,024 tokens were
-# tried), but a question that arrives meanwhile waits longer: 40 ms with this, 160 ms with four times as much.
+# tried), but whatever shares the thread waits longer: 40 ms with this, 160 ms with four times as much.
 _CHUNK_CHARACTERS = 1_024
 _CHARACTERS_PER_TOKEN = 4
 
-# How far bulk work steps back behind all other threads of the machine: at 10 of Linux's 19 steps, a thread that
-# competes for a core gets about a tenth of it.
-_NICENESS = 10
+# How many of Linux's 19 steps work steps back behind all other threads of the machine: what is said is remembered after
+# the reply, and should still be found soon; documents have time. A thread that competes for a core gets about a quarter
+# of it at 5, and a tenth at 10. Beside turns that are remembered, the event loop waits for a core half as long so.
+_REMEMBERING, _BULK = 5, 10
 
 
 class SentenceEncoder(Protocol):
@@ -63,27 +64,33 @@ class _Job:
 class BatchingEmbedder:
     """Implements `chatrpc.ports.Embedder` over a model in this process.
 
-    When the thread becomes free it takes all that waits, up to a limit of texts and of characters. A call that does
+    When its thread becomes free it takes all that waits, up to a limit of texts and of characters. A call that does
     not fit whole gets inferences of its own and goes to the end of the queue after each, so that short calls pass
     between the parts of a bulk job, and none of them starves the other. Calls whose tasks were cancelled are dropped.
     Belongs to the event loop that it was started on.
+
+    Attributes:
+        queries: The same model for questions, at full priority in a thread of its own, where the encoder has a quicker
+            way for these; itself where it has not. Calls of one do not wait for calls of the other.
+        bulk: The same model for work that has time, in threads of low priority, where there are any; else itself.
     """
 
     def __init__(
         self,
         encoder: SentenceEncoder,
-        thread: ThreadPoolExecutor,
+        threads: ThreadPoolExecutor,
         max_batch: int,
         *,
         lanes: int = 1,
+        queries: BatchingEmbedder | None = None,
         bulk: BatchingEmbedder | None = None,
     ) -> None:
+        self.queries = queries or self
+        self.bulk = bulk or self
         self._encoder = encoder
-        self._thread = thread
+        self._threads = threads
         self._max_batch = max_batch
         self._lanes = lanes
-        self._bulk = bulk
-        self._queries = None if encoder.queries is None else BatchingEmbedder(encoder.queries, thread, max_batch)
         self._jobs: deque[_Job] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -97,27 +104,21 @@ class BatchingEmbedder:
         Args:
             bulk_threads: Threads of low priority for `bulk`, where the encoder can be called in several at once.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chatrpc-embedder")
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1, "chatrpc-embedder")
         try:
-            encoder = await asyncio.get_running_loop().run_in_executor(thread, load)
+            encoder = await loop.run_in_executor(thread, load)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        bulk = None
+        queries = bulk = None
+        if encoder.queries is not None:
+            queries = cls(encoder.queries, ThreadPoolExecutor(1, "chatrpc-query-embedder"), max_batch)
+            await loop.run_in_executor(thread, _step_back, _REMEMBERING)
         if bulk_threads:
-            threads = ThreadPoolExecutor(bulk_threads, "chatrpc-bulk-embedder", initializer=_step_back)
+            threads = ThreadPoolExecutor(bulk_threads, "chatrpc-bulk-embedder", _step_back, (_BULK,))
             bulk = cls(encoder, threads, max_batch, lanes=bulk_threads)
-        return cls(encoder, thread, max_batch, bulk=bulk)
-
-    @property
-    def bulk(self) -> BatchingEmbedder:
-        """The same model for work that has time: calls of this embedder do not wait for calls of that one."""
-        return self._bulk or self
-
-    @property
-    def queries(self) -> BatchingEmbedder:
-        """The same model for questions, in the same thread; each inference is of questions or of other texts."""
-        return self._queries or self
+        return cls(encoder, thread, max_batch, queries=queries, bulk=bulk)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -138,21 +139,16 @@ class BatchingEmbedder:
         return await job.done
 
     async def aclose(self) -> None:
-        """Let the running inference end, refuse what waits behind it, and end the thread."""
-        if self._bulk is not None:
-            await self._bulk.aclose()
-        sharing = (self, self.queries)
-        for each in sharing:
-            each._refuse()
-        await asyncio.to_thread(self._thread.shutdown)
-        await asyncio.gather(*(task for each in sharing for task in each._running))
-
-    def _refuse(self) -> None:
+        """Let the running inferences end, refuse what waits behind them, and end the threads."""
+        for each in {self.bulk, self.queries} - {self}:
+            await each.aclose()
         self._closed = True
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._jobs.clear()
+        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.gather(*self._running)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -162,7 +158,7 @@ class BatchingEmbedder:
                 self._requeue(chunk[-1][0])
             texts = [job.texts[row] for job, row in chunk]
             try:
-                vectors = await loop.run_in_executor(self._thread, self._encoder.encode, texts)
+                vectors = await loop.run_in_executor(self._threads, self._encoder.encode, texts)
             except Exception as error:  # noqa: BLE001 - each caller of the chunk gets it
                 for job in {job for job, _ in chunk}:
                     if not job.done.done():
@@ -217,10 +213,10 @@ class BatchingEmbedder:
         return min(texts, len(job.order)), size
 
 
-def _step_back() -> None:
+def _step_back(steps: int) -> None:
     """Lower the priority of this thread alone, where the system can."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), steps)
 
 
 def _closed() -> Unavailable:

@@ -114,7 +114,8 @@ def _scores(
     lines: Sequence[str], vectors: NDArray[np.float64], costs: NDArray[np.int_], incumbents: int
 ) -> NDArray[np.float64]:
     """Worth of each line; the first `incumbents` of them are the old narrative's."""
-    centrality = ((vectors @ vectors.T).sum(axis=1) - 1.0).clip(0.0) / max(len(lines) - 1, 1)
+    # Each line's similarities to all, summed: by the sum of all vectors, without a matrix of each pair's.
+    centrality = (vectors @ vectors.sum(axis=0) - 1.0).clip(0.0) / max(len(lines) - 1, 1)
     scores = np.array([salience(line) for line in lines]) - _COST_PER_TOKEN * costs
     scores += _CENTRALITY_WEIGHT * centrality / max(float(centrality.max()), 1e-9)
     scores[:incumbents] += _INCUMBENT_BONUS

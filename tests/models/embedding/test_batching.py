@@ -6,7 +6,9 @@ The model here lets each inference wait for the test, so that what waits meanwhi
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -20,6 +22,7 @@ from tests.support.embedder import word_vector
 
 DIMENSION = 32
 PATIENCE = 20
+LINUX = sys.platform == "linux"
 
 
 class GatedEncoder:
@@ -30,12 +33,15 @@ class GatedEncoder:
         self.space = EmbeddingSpace("gated", "gated", DIMENSION, floor=0.3, max_tokens=64)
         self.chunks: list[list[str]] = []
         self.threads: set[str] = set()
+        self.priorities: list[int] = []
         self.open = threading.Event()
         self._steps: queue.Queue[None] = queue.Queue()
         self._arrived = threading.Semaphore(0)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         self.threads.add(threading.current_thread().name)
+        if LINUX:
+            self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         self.chunks.append(list(texts))
         self._arrived.release()
         if not self.open.is_set():
@@ -249,26 +255,51 @@ async def test_bulk_work_neither_waits_for_questions_nor_lets_them_wait(encoder:
     assert not encoder.threads & {thread.name for thread in threading.enumerate()}
 
 
-async def test_questions_have_a_model_of_their_own_in_the_same_thread(encoder: GatedEncoder) -> None:
+async def test_questions_do_not_wait_for_what_is_to_be_remembered(encoder: GatedEncoder) -> None:
     encoder.queries = GatedEncoder()
     embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=8)
     text = await submitted(embedder, "text")
     assert await encoder.arrived() == ["text"]
+    # The text is still in its model when the question is in its own.
     question = await submitted(embedder.queries, "question")
-    # The thread is taken; so they share it, and no inference.
-    assert encoder.queries.chunks == []
-    encoder.release()
     assert await encoder.queries.arrived() == ["question"]
     waiting = await submitted(embedder.queries, "waiting")
     closing = asyncio.create_task(embedder.aclose())
     await asyncio.sleep(0)
     encoder.queries.release()
+    encoder.release()
     await closing
     np.testing.assert_array_equal(await question, [word_vector("question", DIMENSION)])
     np.testing.assert_array_equal(await text, [word_vector("text", DIMENSION)])
     with pytest.raises(Unavailable):
         await waiting
-    assert encoder.threads == encoder.queries.threads
+    threads = encoder.threads | encoder.queries.threads
+    assert len(threads) == 2
+    assert not threads & {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.skipif(not LINUX, reason="elsewhere a thread has no priority of its own")
+async def test_the_less_urgent_the_work_the_lower_its_priority(encoder: GatedEncoder) -> None:
+    encoder.queries = GatedEncoder()
+    for each in (encoder, encoder.queries):
+        each.release()
+    embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=8, bulk_threads=2)
+    for each in (embedder.queries, embedder, embedder.bulk):
+        await each.embed(["text"])
+    await embedder.aclose()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    remembering, bulk = encoder.priorities
+    assert encoder.queries.priorities == [own]
+    assert own < remembering < bulk
+
+
+async def test_a_model_that_answers_questions_too_keeps_its_priority(
+    encoder: GatedEncoder, embedder: BatchingEmbedder
+) -> None:
+    encoder.release()
+    await embedder.queries.embed(["question"])
+    assert embedder.queries is embedder
+    assert encoder.priorities == [os.getpriority(os.PRIO_PROCESS, 0)] * LINUX
 
 
 async def test_a_model_for_one_thread_does_bulk_work_in_it(encoder: GatedEncoder, embedder: BatchingEmbedder) -> None:
