@@ -30,15 +30,18 @@ SPACES = "SELECT id, fingerprint, name, dimension FROM embedding_spaces ORDER BY
 LOCK = "SELECT id FROM conversations WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR SHARE"
 # Vectors go in their binary form (`%b`): to write 64 of them as text would hold up the event loop for over 10 ms.
 NEW = """
-FROM unnest(%(ids)s::uuid[], %(passages)s::smallint[], %(starts)s::integer[], %(ends)s::integer[],
-            %(lengths)s::integer[], %(vectors)b::halfvec[], %(terms)b::sparsevec[])
-     AS n (id, passage, start, stop, length, vector, terms)
+FROM unnest(%(ids)s::uuid[], %(containers)s::uuid[], %(places)s::integer[], %(passages)s::smallint[],
+            %(starts)s::integer[], %(ends)s::integer[], %(lengths)s::integer[], %(vectors)b::halfvec[],
+            %(terms)b::sparsevec[])
+     AS n (id, container, place, passage, start, stop, length, vector, terms)
 """
 REPLACE = """
 ON CONFLICT (user_id, space_id, message_id, passage) DO UPDATE SET
     span_start = excluded.span_start, span_end = excluded.span_end, length = excluded.length,
     embedding = excluded.embedding, terms = excluded.terms
 """
+# What a passage is of is looked up by itself for each (`OFFSET 0`), a chunk by the keys of all its indexes, a document
+# with its owner hidden from them: as in the function passage_texts, which says why.
 ADD = f"""
 INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, created_at,
                         span_start, span_end, length, embedding, terms)
@@ -46,9 +49,16 @@ SELECT m.user_id, %(space)s, m.id, n.passage, m.conversation_id, m.branch, m.dep
        c.memory = 'remembered' AND on_path(m.branch, m.depth, c.lineage || ARRAY[c.head_branch, c.head_depth]),
        m.created_at, n.start, n.stop, n.length, n.vector, n.terms
 {NEW}
-JOIN messages m ON m.user_id = %(user)s AND m.id = n.id
-JOIN conversations c ON c.user_id = m.user_id AND c.id = m.conversation_id
-WHERE m.state <> 'erased' AND c.memory <> 'temporary'
+CROSS JOIN LATERAL (
+    SELECT m.user_id, m.id, m.conversation_id, m.branch, m.depth, m.created_at FROM messages m
+    WHERE m.user_id = %(user)s AND m.id = n.id AND m.state <> 'erased'
+    OFFSET 0
+) m
+CROSS JOIN LATERAL (
+    SELECT c.memory, c.lineage, c.head_branch, c.head_depth FROM conversations c
+    WHERE c.user_id = %(user)s AND c.id = m.conversation_id AND c.memory <> 'temporary'
+    OFFSET 0
+) c
 {REPLACE}
 """
 # A document cannot be deleted while this lock is held; its progress may be noted.
@@ -59,8 +69,16 @@ INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id,
 SELECT k.user_id, %(space)s, k.id, n.passage, k.document_id, 0, k.number, true,
        d.created_at, n.start, n.stop, n.length, n.vector, n.terms, 1, d.collection_id
 {NEW}
-JOIN document_chunks k ON k.user_id = %(user)s AND k.id = n.id
-JOIN documents d ON d.user_id = k.user_id AND d.id = k.document_id
+CROSS JOIN LATERAL (
+    SELECT k.user_id, k.id, k.document_id, k.number FROM document_chunks k
+    WHERE k.user_id = %(user)s AND k.document_id = n.container AND k.number = n.place AND k.id = n.id
+    OFFSET 0
+) k
+CROSS JOIN LATERAL (
+    SELECT d.created_at, d.collection_id FROM documents d
+    WHERE (d.user_id = k.user_id) IS TRUE AND d.id = k.document_id
+    OFFSET 0
+) d
 {REPLACE}
 """
 DELETE = "DELETE FROM embeddings WHERE user_id = %s AND message_id = ANY(%s)"
@@ -75,6 +93,7 @@ class NewVector:
         passage: Number of the passage within the message, from 0.
         span: First and one past the last character of the passage in the message's text.
         vector: Unit vector of the space's dimension.
+        place: Of a chunk, its number in the document.
         terms: How often the passage holds which terms; they are searched, beside the vector, by equality.
     """
 
@@ -84,6 +103,7 @@ class NewVector:
     span: tuple[int, int]
     vector: Vector
     terms: Mapping[str, int] = field(default_factory=dict)
+    place: int = 0
 
 
 class VectorStore:
@@ -151,6 +171,8 @@ class VectorStore:
             "user": user_id,
             "space": space_id,
             "ids": [v.message_id for v in vectors],
+            "containers": [v.conversation_id for v in vectors],
+            "places": [v.place for v in vectors],
             "passages": [v.passage for v in vectors],
             "starts": [v.span[0] for v in vectors],
             "ends": [v.span[1] for v in vectors],

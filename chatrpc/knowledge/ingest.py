@@ -183,6 +183,7 @@ class IngestWorker:
                 span=(0, len(chunk.text)),
                 vector=vector,
                 terms=terms(text),
+                place=chunk.number,
             )
             for chunk, text, vector in zip(spoken, texts, vectors, strict=True)
         ]
