@@ -2,6 +2,8 @@
 
 A connection plans a function once and keeps the plan. One that came while the tables were small joined by reading all
 that a user has, and did so until the tables were analysed.
+
+The pass over a user's signs also takes a fourteenth less, by one comparison for each instead of two.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ down_revision = "0015"
 
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions"
 # Each with its version and the one before; their arguments and results are the same.
-CHANGED = {"units_beside": (2, 1), "passage_texts": (3, 2)}
+CHANGED = {"units_beside": (2, 1), "passage_texts": (3, 2), "look_by_vector": (2, 1)}
 
 
 def upgrade() -> None:
