@@ -23,19 +23,16 @@ BEGIN
             set_config('chatrpc.shared_id', coalesce(p_shared::text, ''), true);
 
     RETURN QUERY
-    SELECT w.place::integer, e.message_id, e.conversation_id, e.created_at, e.span_start, e.span_end, m.role, m.parts,
+    SELECT w.place::integer, t.message_id, t.conversation_id, t.created_at, t.span_start, t.span_end, t.role, t.parts,
            NULL::uuid, NULL::text, NULL::text[], NULL::integer, NULL::text
     FROM unnest(p_units, p_passages) WITH ORDINALITY AS w (unit, passage, place)
     CROSS JOIN LATERAL (
-        SELECT e.message_id, e.conversation_id, e.created_at, e.span_start, e.span_end FROM embeddings e
+        SELECT e.message_id, e.conversation_id, e.created_at, e.span_start, e.span_end, m.role, m.parts
+        FROM embeddings e JOIN messages m ON m.user_id = p_user AND m.id = e.message_id
         WHERE e.user_id = p_user AND e.space_id = p_space AND e.message_id = w.unit AND e.passage = w.passage
           AND e.source = 0
         OFFSET 0
-    ) e
-    CROSS JOIN LATERAL (
-        SELECT m.role, m.parts FROM messages m WHERE m.user_id = p_user AND m.id = w.unit
-        OFFSET 0
-    ) m;
+    ) t;
 
     GET DIAGNOSTICS told = ROW_COUNT;
     IF told = cardinality(p_units) THEN
