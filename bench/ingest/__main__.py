@@ -3,8 +3,9 @@
 It starts what `chatrpc dev` starts, in a temporary directory, and goes through Envoy all the way. The corpus is made of
 a seed (`bench/ingest/corpus.py`): headings, prose, lists, tables and code of an operator's handbook.
 
-Three stretches follow each other: turns alone, ten a second in one conversation, the offline model replying; a corpus
-alone; another corpus, and the same turns while it is ingested. Tokens are those of the corpus by the embedding model's
+Four stretches follow each other: turns alone, ten a second in one conversation, the offline model replying; a corpus
+alone; turns alone again, whose user now has the corpus to search; another corpus, and the same turns while it is
+ingested. Tokens are those of the corpus by the embedding model's
 own tokenizer, headings that are embedded again with each chunk not counted; their rate is from the moment that all
 bytes are there to the moment that all chunks can be found. Memory is the resident set of the process that holds the
 server, and of the largest process that parsed. Bars: 10,000 tokens a second; memory bounded; the p99 of a reply's time
@@ -17,7 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -92,6 +93,12 @@ async def talk(client: ChatClient, until: asyncio.Event) -> Turns:
     return turns
 
 
+async def talk_alone(client: ChatClient, seconds: float) -> Turns:
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    return await talk(client, over)
+
+
 async def ingest(client: ChatClient, corpus: str, tokens: int) -> Ingest:
     timing = Ingest(tokens)
     began = time.perf_counter()
@@ -139,20 +146,19 @@ async def run(size: int, seconds: float) -> None:
         sum(len(each.ids) - 2 for each in tokenizer.encode_batch_fast(corpus.split("\n\n"))) for corpus in corpora
     ]
     async with run_stack() as stack, connect(stack.endpoint, stack.token) as client:
-        over = asyncio.Event()
-        asyncio.get_running_loop().call_later(seconds, over.set)
-        quiet = await talk(client, over)
+        quiet = await talk_alone(client, seconds)
         async with watched(stack.pid) as memory:
             alone = await ingest(client, corpora[0], tokens[0])
+            searching = await talk_alone(client, seconds)
             over = asyncio.Event()
             talking = asyncio.create_task(talk(client, over))
             beside = await ingest(client, corpora[1], tokens[1])
             over.set()
             busy = await talking
-    show(alone, beside, quiet, busy, memory)
+    show(alone, beside, {"alone": quiet, "with documents": searching, "beside ingest": busy}, memory)
 
 
-def show(alone: Ingest, beside: Ingest, quiet: Turns, busy: Turns, memory: Memory) -> None:
+def show(alone: Ingest, beside: Ingest, stretches: Mapping[str, Turns], memory: Memory) -> None:
     print_table(
         ["ingest", "tokens", "chunks", "upload, s", "parse, s", "embed, s", "tokens/s"],
         [
@@ -162,15 +168,16 @@ def show(alone: Ingest, beside: Ingest, quiet: Turns, busy: Turns, memory: Memor
     )
     print()
     rows: list[list[object]] = []
-    for name, turns in (("alone", quiet), ("beside ingest", busy)):
+    for name, turns in stretches.items():
         figures = [
             1_000 * percentile(values, share) for values in (turns.first, turns.whole) for share in (0.5, 0.95, 0.99)
         ]
         rows.append([name, len(turns.whole), *figures])
     header = ["turns, ms", "turns", "first p50", "p95", "p99", "whole p50", "p95", "p99"]
     print_table(header, rows)
-    factor = percentile(busy.whole, 0.99) / percentile(quiet.whole, 0.99)
-    print(f"\np99 of a whole reply: {factor:.2f} times that without ingest (bar: 2)")
+    quiet, searching, busy = (percentile(turns.whole, 0.99) for turns in stretches.values())
+    print(f"\np99 of a whole reply: {busy / quiet:.2f} times that without ingest (bar: 2)")
+    print(f"and {busy / searching:.2f} times that with the documents to search, without ingest")
     print(f"tokens a second: {alone.rate:,.0f} alone (bar: 10,000)")
     print(
         f"memory of the server: {memory.before / 1e6:,.0f} MB before, {memory.peak / 1e6:,.0f} MB at most; "
@@ -182,7 +189,9 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=5.0, help="Size of each corpus (default: %(default)s).")
-    parser.add_argument("--seconds", type=float, default=40.0, help="Of turns alone (default: %(default)s).")
+    parser.add_argument(
+        "--seconds", type=float, default=40.0, help="Of each stretch of turns alone (default: %(default)s)."
+    )
     arguments = parser.parse_args()
     asyncio.run(run(int(arguments.megabytes * MEGABYTE), arguments.seconds))
 
