@@ -264,7 +264,7 @@ async def _initialise(installation: _Installation, durable: bool) -> None:
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
         "--no-instructions",
-        # All commits wait while a new segment of the log is filled with zeros: 60 ms and more for one of the usual 16 MB.
+        # All commits wait while a new segment of the log is filled with zeros: some 60 ms for one of the usual 16 MB.
         "--wal-segsize=1",
     ]
     log = unfinished.with_name("log")

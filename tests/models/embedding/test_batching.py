@@ -10,12 +10,14 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 
 from chatrpc.errors import Reason, Unavailable
+from chatrpc.models.embedding import batching
 from chatrpc.models.embedding.batching import BatchingEmbedder
 from chatrpc.ports import EmbeddingSpace, Vectors
 from tests.support.embedder import word_vector
@@ -34,12 +36,14 @@ class GatedEncoder:
         self.chunks: list[list[str]] = []
         self.threads: set[str] = set()
         self.priorities: list[int] = []
+        self.began: list[float] = []
         self.open = threading.Event()
         self._steps: queue.Queue[None] = queue.Queue()
         self._arrived = threading.Semaphore(0)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         self.threads.add(threading.current_thread().name)
+        self.began.append(time.monotonic())
         if LINUX:
             self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         self.chunks.append(list(texts))
@@ -291,6 +295,27 @@ async def test_the_less_urgent_the_work_the_lower_its_priority(encoder: GatedEnc
     remembering, bulk = encoder.priorities
     assert encoder.queries.priorities == [own]
     assert own < remembering < bulk
+
+
+async def test_bulk_work_stands_aside_for_a_turn(encoder: GatedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder.queries = GatedEncoder()
+    encoder.queries.release()
+    embedder = await BatchingEmbedder.start(lambda: encoder, max_batch=1, bulk_threads=1)
+    bulk = await submitted(embedder.bulk, "first", "second")
+    await encoder.arrived()
+    asked_at = time.monotonic()
+    await embedder.queries.embed(["question"])
+    # However short the work was that it has just done.
+    monkeypatch.setattr(batching, "_TURN", 0.2)
+    monkeypatch.setattr(batching, "_ASIDE", 1e9)
+    encoder.release()
+    await bulk
+    assert encoder.began[1] - asked_at >= 0.2
+    # But by less than that where it has hardly worked.
+    monkeypatch.setattr(batching, "_TURN", 1e9)
+    monkeypatch.setattr(batching, "_ASIDE", 0.0)
+    await embedder.bulk.embed(["third", "fourth"])
+    await embedder.aclose()
 
 
 async def test_a_model_that_answers_questions_too_keeps_its_priority(
