@@ -29,10 +29,10 @@ _CHARACTERS_PER_TOKEN = 4
 # of it at 5, and a tenth at 10. Beside turns that are remembered, the event loop waits for a core half as long so.
 _REMEMBERING, _BULK = 5, 10
 
-# Priorities do not keep bulk work from filling the processors' caches, which makes a turn take longer. So it also stands
-# aside for a turn: from its question on, so many seconds, but at most so many times as long as it has just worked, so
-# that it goes on however many turns there are. With ten turns a second beside an ingest, on two cores, the p99 of a
-# reply falls by a quarter, and what is embedded in a second hardly at all; with twice as much of both, it is half.
+# Priorities do not keep bulk work from filling the processors' caches, which makes a turn take longer. So it stands
+# aside for a turn, too: from its question on, so many seconds, but at most so many times as long as it has just
+# worked, so that it goes on however many turns there are. With ten turns a second beside an ingest, on two cores, the
+# p99 of a reply falls by a quarter, and what is embedded in a second hardly at all; with twice as much, it is half.
 _TURN, _ASIDE = 0.04, 2.0
 
 
