@@ -41,6 +41,9 @@ AWAY = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
 # its own. Without the second, a plan made while the tables were small would read them whole until they are analysed.
 PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
+# Of what a connection does before it serves: it holds up the pool.
+WARM_UP_LIMITS = "SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '100ms'"
+
 SET_USER = "SELECT set_config('chatrpc.user_id', %s, true)"
 
 
@@ -229,8 +232,12 @@ async def _configure(warm_up: WarmUp | None, connection: Connection) -> None:
     # A database without the extension has no schema either, which `require_row_level_security` names.
     with suppress(psycopg.ProgrammingError):
         await register_vector_async(connection)
-        if warm_up is not None:
-            await warm_up(connection)
+    if warm_up is not None:
+        # Whatever keeps it from that, a lock for instance, the connection serves without.
+        with suppress(psycopg.Error):
+            async with connection.transaction():
+                await connection.execute(WARM_UP_LIMITS)
+                await warm_up(connection)
 
 
 async def _reset(connection: Connection) -> None:
@@ -243,7 +250,7 @@ async def open_database(settings: DatabaseSettings, warm_up: WarmUp | None = Non
     """Open the pool; it connects when it is first used, and again after the database was away.
 
     Args:
-        warm_up: Done on each new connection before it serves, so that no caller waits for it.
+        warm_up: What each new connection does before it serves, where it can and in short.
     """
     options = " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
     if settings.role:

@@ -70,7 +70,7 @@ def conversation_of(row: dict[str, Any]) -> Conversation:
 
 
 async def plan_searches(connection: Connection) -> None:
-    """Have a new connection plan whatever a search runs, by searching in two stages for nobody.
+    """Have a new connection plan the functions of a search, by searching in two stages for nobody.
 
     Each connection has plans of its own, and to make these takes it about 50 ms.
     """

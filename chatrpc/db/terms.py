@@ -33,7 +33,7 @@ def query_places(terms: Sequence[str]) -> list[int]:
     return [_place(term) for term in terms[:MOST_QUERY_TERMS]]
 
 
-# Texts that come together share most of their terms. In about 2 MB.
+# Texts that come together share most of their terms. In about 3 MB.
 @lru_cache(maxsize=16_384)
 def _place(term: str) -> int:
     return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest()) % DIMENSION

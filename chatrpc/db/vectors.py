@@ -40,8 +40,8 @@ ON CONFLICT (user_id, space_id, message_id, passage) DO UPDATE SET
     span_start = excluded.span_start, span_end = excluded.span_end, length = excluded.length,
     embedding = excluded.embedding, terms = excluded.terms
 """
-# What a passage is of is looked up by itself for each (`OFFSET 0`), a chunk by the keys of all its indexes, a document
-# with its owner hidden from them: as in the function passage_texts, which says why.
+# What a passage is of is looked up by itself for each (`OFFSET 0`), a chunk by the keys of all its indexes, documents
+# together: as in the function passage_texts, which says why.
 ADD = f"""
 INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, created_at,
                         span_start, span_end, length, embedding, terms)
@@ -64,6 +64,9 @@ CROSS JOIN LATERAL (
 # A document cannot be deleted while this lock is held; its progress may be noted.
 LOCK_DOCUMENTS = "SELECT id FROM documents WHERE user_id = %s AND id = ANY(%s) ORDER BY id FOR KEY SHARE"
 ADD_CHUNKS = f"""
+WITH d AS MATERIALIZED (
+    SELECT id, created_at, collection_id FROM documents WHERE user_id = %(user)s AND id = ANY(%(containers)s::uuid[])
+)
 INSERT INTO embeddings (user_id, space_id, message_id, passage, conversation_id, branch, depth, active, created_at,
                         span_start, span_end, length, embedding, terms, source, collection_id)
 SELECT k.user_id, %(space)s, k.id, n.passage, k.document_id, 0, k.number, true,
@@ -74,11 +77,7 @@ CROSS JOIN LATERAL (
     WHERE k.user_id = %(user)s AND k.document_id = n.container AND k.number = n.place AND k.id = n.id
     OFFSET 0
 ) k
-CROSS JOIN LATERAL (
-    SELECT d.created_at, d.collection_id FROM documents d
-    WHERE (d.user_id = k.user_id) IS TRUE AND d.id = k.document_id
-    OFFSET 0
-) d
+JOIN d ON d.id = n.container
 {REPLACE}
 """
 DELETE = "DELETE FROM embeddings WHERE user_id = %s AND message_id = ANY(%s)"
@@ -93,7 +92,7 @@ class NewVector:
         passage: Number of the passage within the message, from 0.
         span: First and one past the last character of the passage in the message's text.
         vector: Unit vector of the space's dimension.
-        place: Of a chunk, its number in the document.
+        place: Of a chunk, its number in the document; None of a message.
         terms: How often the passage holds which terms; they are searched, beside the vector, by equality.
     """
 
@@ -103,7 +102,7 @@ class NewVector:
     span: tuple[int, int]
     vector: Vector
     terms: Mapping[str, int] = field(default_factory=dict)
-    place: int = 0
+    place: int | None = None
 
 
 class VectorStore:
@@ -154,6 +153,7 @@ class VectorStore:
         self, user_id: UUID, space_id: int, vectors: Sequence[NewVector], cost: EmbeddingCost | None = None
     ) -> None:
         """Store passages of chunks; those of documents that are gone are left out, those stored before replaced."""
+        assert all(vector.place is not None for vector in vectors), "a chunk is known by its place"
         await self._add(user_id, space_id, vectors, LOCK_DOCUMENTS, ADD_CHUNKS, cost)
 
     async def _add(

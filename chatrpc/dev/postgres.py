@@ -48,8 +48,10 @@ _SERVER_SETTINGS = {
     "port": _PORT,
     "max_connections": "200",
     "shared_buffers": "256MB",
-    # By default five segments, which are small here.
+    # As they are by default where segments of the log have their usual size.
     "min_wal_size": "80MB",
+    "max_wal_size": "1GB",
+    "wal_buffers": "8MB",
     "jit": "off",
 }
 _VOLATILE_SETTINGS = {

@@ -5,7 +5,7 @@
 --
 -- Row-level security names the owners of chunks and documents once more, and of two conditions the planner expects the
 -- product of their shares. By that, reading all that the user has would again seem as good as a look at one row. So a
--- chunk is looked up by the keys of all its indexes, and the document's owner is hidden from them.
+-- chunk is looked up by the keys of all its indexes, and the documents, which are fewer, together.
 CREATE FUNCTION passage_texts(
     p_user uuid, p_shared uuid, p_space smallint, p_units uuid[], p_passages smallint[],
     OUT place integer, OUT unit uuid, OUT container uuid, OUT created_at timestamptz,
@@ -40,26 +40,28 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    SELECT w.place::integer, k.id, k.document_id, d.created_at, k.span_start, k.span_end, NULL::text, NULL::jsonb,
+    WITH k AS MATERIALIZED (
+        SELECT w.place, c.*
+        FROM unnest(p_units, p_passages) WITH ORDINALITY AS w (unit, passage, place)
+        CROSS JOIN LATERAL (
+            SELECT e.user_id, e.conversation_id AS document_id, e.depth AS number FROM embeddings e
+            WHERE e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space AND e.message_id = w.unit
+              AND e.passage = w.passage AND e.source <> 0
+            OFFSET 0
+        ) e
+        CROSS JOIN LATERAL (
+            SELECT k.user_id, k.id, k.document_id, k.span_start, k.span_end, k.headings, k.page, k.text
+            FROM document_chunks k
+            WHERE k.user_id = ANY (ARRAY[p_user, p_shared]) AND k.document_id = e.document_id AND k.number = e.number
+              AND k.id = w.unit AND (k.user_id = e.user_id) IS TRUE
+            OFFSET 0
+        ) c
+    ), d AS MATERIALIZED (
+        SELECT d.user_id, d.id, d.created_at, d.collection_id, d.title FROM documents d
+        WHERE d.user_id = ANY (ARRAY[p_user, p_shared]) AND d.id = ANY (ARRAY(SELECT k.document_id FROM k))
+    )
+    SELECT k.place::integer, k.id, k.document_id, d.created_at, k.span_start, k.span_end, NULL::text, NULL::jsonb,
            d.collection_id, d.title, k.headings, k.page, k.text
-    FROM unnest(p_units, p_passages) WITH ORDINALITY AS w (unit, passage, place)
-    CROSS JOIN LATERAL (
-        SELECT e.conversation_id AS document_id, e.depth AS number FROM embeddings e
-        WHERE e.user_id = ANY (ARRAY[p_user, p_shared]) AND e.space_id = p_space AND e.message_id = w.unit
-          AND e.passage = w.passage AND e.source <> 0
-        OFFSET 0
-    ) e
-    CROSS JOIN LATERAL (
-        SELECT k.user_id, k.id, k.document_id, k.span_start, k.span_end, k.headings, k.page, k.text
-        FROM document_chunks k
-        WHERE k.user_id = ANY (ARRAY[p_user, p_shared]) AND k.document_id = e.document_id AND k.number = e.number
-          AND k.id = w.unit
-        OFFSET 0
-    ) k
-    CROSS JOIN LATERAL (
-        SELECT d.created_at, d.collection_id, d.title FROM documents d
-        WHERE (d.user_id = k.user_id) IS TRUE AND d.id = k.document_id
-        OFFSET 0
-    ) d;
+    FROM k JOIN d ON d.user_id = k.user_id AND d.id = k.document_id;
 END
 $function$;

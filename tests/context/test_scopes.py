@@ -78,7 +78,7 @@ async def shelf(household: Household) -> Shelf:
     await documents.accept(user_id, document.id)
     await chunks.add(user_id, document.id, [Chunk(0, 0, len(WRITTEN), 0, ("Feeding",), WRITTEN)])
     [vector] = await household.embedder.embed([WRITTEN])
-    new = NewVector(chunk_id(document.id, 0), document.id, 0, (0, len(WRITTEN)), vector, terms(WRITTEN))
+    new = NewVector(chunk_id(document.id, 0), document.id, 0, (0, len(WRITTEN)), vector, terms(WRITTEN), place=0)
     await VectorStore(household.database).add_chunks(user_id, household.space_id, [new])
     return Shelf(household, document.id, elsewhere)
 

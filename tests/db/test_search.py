@@ -221,8 +221,9 @@ async def test_chunks_of_shared_documents_are_read_with_their_citation(database:
             (everyones, document, chunk),
         )
     direction = unit_vector(np.random.default_rng(3))
-    gone = NewVector(uuid4(), document, 0, (0, 1), direction)
-    await store_.add_chunks(everyones, space_id, [NewVector(chunk, document, 0, (0, 20), direction, {"pump": 1}), gone])
+    there = NewVector(chunk, document, 0, (0, 20), direction, {"pump": 1}, place=0)
+    gone = NewVector(uuid4(), document, 0, (0, 1), direction, place=1)
+    await store_.add_chunks(everyones, space_id, [there, gone])
     query = Query(space_id, ("pump",), elsewhere=True, collections=None, vector=direction)
     assert len(await recall.pool(user_id, None, query, ())) == 0
     shared = replace(query, shared_id=everyones)

@@ -117,15 +117,16 @@ class BatchingEmbedder:
         """
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, "chatrpc-embedder")
+        queries = bulk = None
         try:
             encoder = await loop.run_in_executor(thread, load)
+            if encoder.queries is not None:
+                await loop.run_in_executor(thread, _step_back, _REMEMBERING)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        queries = bulk = None
         if encoder.queries is not None:
             queries = cls(encoder.queries, ThreadPoolExecutor(1, "chatrpc-query-embedder"), max_batch)
-            await loop.run_in_executor(thread, _step_back, _REMEMBERING)
         if bulk_threads:
             threads = ThreadPoolExecutor(bulk_threads, "chatrpc-bulk-embedder", _step_back, (_BULK,))
             bulk = cls(encoder, threads, max_batch, lanes=bulk_threads, aside_for=queries)
@@ -152,15 +153,19 @@ class BatchingEmbedder:
 
     async def aclose(self) -> None:
         """Let the running inferences end, refuse what waits behind them, and end the threads."""
-        for each in {self.bulk, self.queries} - {self}:
-            await each.aclose()
+        every = {self, self.queries, self.bulk}
+        for each in every:
+            each._refuse()
+        for each in every:
+            await asyncio.to_thread(each._threads.shutdown)
+            await asyncio.gather(*each._running)
+
+    def _refuse(self) -> None:
         self._closed = True
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._jobs.clear()
-        await asyncio.to_thread(self._threads.shutdown)
-        await asyncio.gather(*self._running)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
