@@ -159,7 +159,7 @@ async def open_memory(settings: MemorySettings, issuer: str | None = None) -> As
     profiles = await asyncio.to_thread(load_profiles, settings.model)
     async with (
         build_embedder(settings.embedder) as built,
-        open_database(settings.database, plan_searches) as database,
+        open_database(settings.database, None if issuer is None else plan_searches) as database,
         aclosing(build_chat_model(settings.model, profiles)) as chat_model,
     ):
         space_id, floor = await _once_reachable(settings.database, database, built, issuer)
