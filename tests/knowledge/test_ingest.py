@@ -168,6 +168,19 @@ async def test_what_was_embedded_before_a_failure_stays_embedded(shelf: Shelf, m
     assert await shelf.found() == [(document_id, number) for number in range(40)]
 
 
+async def test_vectors_are_committed_in_parts_and_their_cost_is_booked_once(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_COMMITTED_AT_ONCE", 16)
+    document = await shelf.get(await shelf.put(LONG))
+    await shelf.worker.drain()
+    committed = "SELECT count(*) AS vectors, count(DISTINCT xmin::text) AS commits FROM embeddings"
+    booked = "SELECT kind FROM usage_entries WHERE kind = 'embedding'"
+    [[rows], entries] = await shelf.database.query(shelf.user_id, (committed, ()), (booked, ()))
+    assert rows == {"vectors": (await shelf.get(document.id)).chunks, "commits": 3}
+    assert len(shelf.embedder.batches) == len(entries) == 1
+
+
 async def test_a_failure_is_tried_again_after_growing_pauses(shelf: Shelf) -> None:
     document_id = await shelf.put("# A\n\ntext")
     shelf.embedder.fail_after = 0
